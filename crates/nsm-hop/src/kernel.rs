@@ -1,0 +1,228 @@
+//! The kernel as a hop sees it: wires that exist or should, and the one seam through which they change.
+//!
+//! Plain data. Real devices are made in `nsm-linux`; the fake is in `testing`. Both pass one conformance suite.
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+use nsm_api::{ConnectionId, Error, HopName, InodeKey, MacAddr, Result};
+use serde::Serialize;
+use std::{cmp::Ordering, collections::BTreeSet, fmt, net::IpAddr, os::fd::OwnedFd, sync::Arc};
+
+/// A network namespace. Two are the same when their inodes are, whatever descriptor or path led there.
+#[derive(Clone)]
+pub struct Netns {
+    /// Device and inode of the namespace.
+    pub key: InodeKey,
+    /// The open namespace. Keeps it alive; `None` only in simulation.
+    pub file: Option<Arc<OwnedFd>>,
+}
+
+impl PartialEq for Netns {
+    fn eq(&self, other: &Netns) -> bool {
+        self.key == other.key
+    }
+}
+impl Eq for Netns {}
+impl PartialOrd for Netns {
+    fn partial_cmp(&self, other: &Netns) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Netns {
+    fn cmp(&self, other: &Netns) -> Ordering {
+        self.key.cmp(&other.key)
+    }
+}
+impl fmt::Debug for Netns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "netns:{}", self.key.ino)
+    }
+}
+
+/// A kernel interface name that is safe to use: 1 to 15 bytes of `[A-Za-z0-9._-]`, no leading `-`, no reserved name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct IfName(Arc<str>);
+
+/// Bytes of the longest interface name the kernel takes.
+pub const MAX_IFNAME_BYTES: usize = 15;
+const RESERVED_IFNAMES: [&str; 6] = [".", "..", "lo", "eth0", "all", "default"];
+
+impl IfName {
+    /// Checks a name. The kernel itself would accept far more, none of it wanted.
+    pub fn new(text: &str) -> Result<IfName> {
+        let reason = if text.is_empty() {
+            "is empty".to_owned()
+        } else if text.len() > MAX_IFNAME_BYTES {
+            format!("has {} bytes, the kernel takes {MAX_IFNAME_BYTES}", text.len())
+        } else if RESERVED_IFNAMES.contains(&text) {
+            "is reserved".to_owned()
+        } else if text.starts_with('-') || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+            "holds a character outside A-Z a-z 0-9 . _ - or begins with -".to_owned()
+        } else {
+            return Ok(IfName(text.into()));
+        };
+        let shown: String = text.chars().filter(|c| !c.is_control()).take(32).collect();
+        Err(Error::invalid(format!("interface name {shown:?}"), reason, "choose another name, for instance nsm-1"))
+    }
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+impl fmt::Display for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl fmt::Debug for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An interface by place and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Iface {
+    /// Where it lives.
+    pub netns: Netns,
+    /// Its name there.
+    pub name: IfName,
+}
+
+/// A device of ours, or a pair of devices that live and die together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Link {
+    /// Two ends of one cable, each born in its namespace.
+    Veth {
+        /// One end (the client's, by convention).
+        a: Iface,
+        /// The other end.
+        b: Iface,
+    },
+    /// An Ethernet tunnel born in `at`, its UDP socket in the namespace of this process.
+    Vxlan {
+        /// The inner end.
+        at: Iface,
+        /// Our tunnel address.
+        local: IpAddr,
+        /// The other node's tunnel address.
+        remote: IpAddr,
+        /// Network identifier, 1 to 2^24-1.
+        vni: u32,
+        /// UDP port, the same on both nodes.
+        port: u16,
+    },
+}
+
+impl Link {
+    /// The interfaces this link consists of.
+    pub fn ifaces(&self) -> Vec<&Iface> {
+        match self {
+            Link::Veth { a, b } => vec![a, b],
+            Link::Vxlan { at, .. } => vec![at],
+        }
+    }
+}
+
+/// One kernel object. The order of the variants is the order of creation; removal is the reverse.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wire {
+    /// A device, up, with its owner's tag.
+    Link(Link),
+    /// A hardware address other than the kernel's random one. Removing it does nothing.
+    Mac {
+        /// On this interface.
+        on: Iface,
+        /// The address.
+        mac: MacAddr,
+    },
+    /// A largest packet. Removing it does nothing.
+    Mtu {
+        /// On this interface.
+        on: Iface,
+        /// Bytes.
+        mtu: u32,
+    },
+    /// An address.
+    Address {
+        /// On this interface.
+        on: Iface,
+        /// With its prefix length.
+        address: IpNet,
+    },
+    /// A permanent neighbour.
+    Neighbor {
+        /// On this interface.
+        on: Iface,
+        /// Who.
+        ip: IpAddr,
+        /// Where.
+        mac: MacAddr,
+    },
+    /// A route in the main table. Never replaces one of somebody else.
+    Route {
+        /// Through this interface.
+        on: Iface,
+        /// Destination.
+        prefix: IpNet,
+        /// Next hop; `None` is on the link.
+        via: Option<IpAddr>,
+    },
+    /// Every frame that arrives at one interface leaves by the other, both ways, inside the kernel.
+    Splice {
+        /// One interface.
+        a: Iface,
+        /// The other, in the same namespace.
+        b: Iface,
+    },
+}
+
+impl Wire {
+    /// The interfaces without which this object cannot be; a link has none.
+    pub fn needs(&self) -> Vec<&Iface> {
+        match self {
+            Wire::Link(_) => vec![],
+            Wire::Mac { on, .. } | Wire::Mtu { on, .. } | Wire::Address { on, .. } | Wire::Neighbor { on, .. } | Wire::Route { on, .. } => {
+                vec![on]
+            }
+            Wire::Splice { a, b } => vec![a, b],
+        }
+    }
+}
+
+/// A set of kernel objects.
+pub type Wires = BTreeSet<Wire>;
+
+/// Whose an object is. Written into the kernel with the object, so that a restarted process knows its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// The hop.
+    pub hop: HopName,
+    /// The connection, by that hop's id.
+    pub connection: ConnectionId,
+    /// Grows with every start of the process. An older one can change nothing of a newer one's.
+    pub generation: u64,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Make it. Making what is already there and ours is a success.
+    Add(Wire),
+    /// Remove it. Removing what is not there is a success; removing a link takes everything on it along.
+    Del(Wire),
+}
+
+/// The outside that is the kernel. One real implementation, one fake.
+#[async_trait]
+pub trait Kernel: Send + Sync {
+    /// What of `owner` exists at the places that `about` names. Never reports an object of somebody else.
+    async fn observe(&self, owner: &Owner, about: &Wires) -> Result<Wires>;
+    /// Applies changes in order and stops at the first that fails.
+    async fn apply(&self, owner: &Owner, ops: &[Op]) -> Result<()>;
+    /// Waits until the interface exists. Cancel-safe.
+    async fn appeared(&self, iface: &Iface) -> Result<()>;
+    /// The largest packet of the device that carries `address` in the namespace of this process.
+    async fn underlay_mtu(&self, address: IpAddr) -> Result<u32>;
+}
