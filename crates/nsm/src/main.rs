@@ -1,0 +1,5 @@
+//! The program `nsm`; everything is in the library beside it.
+
+#![forbid(unsafe_code)]
+
+fn main() {}
