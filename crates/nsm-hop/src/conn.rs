@@ -1,0 +1,483 @@
+//! START HERE: the whole life of one connection at one hop.
+//!
+//! One task per connection, one event at a time. A Request runs five steps, top to bottom in [`Conn::request`]:
+//! **admit → reserve → onward → wire → commit**. [`Conn::settle`] makes the outside agree with what was last
+//! committed, or with nothing: it is the undo of a failed Request, the repair, the adoption after a restart,
+//! and Close. The caller awaits an answer; the task owns the work, so a caller may vanish at any time.
+
+use crate::{
+    diff::diff,
+    kernel::{Owner, Wire, Wires},
+    monitor::Monitors,
+    path,
+    role::{Draft, Next, Role, Sent, Standing, WirePlan},
+};
+use nsm_api::*;
+use std::{future::Future, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until, timeout_at},
+};
+use tracing::{debug, info, warn};
+
+/// Next hops tried within one Request.
+pub const MAX_CANDIDATES: usize = 16;
+/// Closes that a connection may still owe to next hops that did not answer.
+pub const MAX_OWED: usize = 16;
+/// How long a next hop is asked to Close before its own expiry is left to do it, when no token says.
+pub const OWED_LIFE: Duration = Duration::from_secs(600);
+
+/// Where the answer goes. Nobody may be waiting any more.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// Everything that can be said to a connection. A closed list.
+pub(crate) enum Event {
+    Request(Box<Incoming>, Reply<Answer>),
+    Close(Box<Closing>, Reply<()>),
+}
+
+/// A Request that has entered this hop's path.
+pub(crate) struct Incoming {
+    /// Own id, own index.
+    pub(crate) request: Request,
+    pub(crate) caller: Caller,
+    /// Whose index and id the answer carries.
+    pub(crate) return_index: u32,
+}
+
+/// A Close that has entered this hop's path.
+pub(crate) struct Closing {
+    pub(crate) connection: Connection,
+    pub(crate) caller: Caller,
+}
+
+/// All that this hop has agreed to for the connection. Plain data.
+struct Plan {
+    connection: Connection,
+    files: Files,
+    wires: WirePlan,
+    sent: Option<Sent>,
+    return_index: u32,
+    /// Closes itself then, unless refreshed.
+    expires: Option<Instant>,
+    /// Asks again then, at an origin.
+    refresh: Option<Instant>,
+}
+
+/// A Close that somebody still has to hear.
+struct Owed {
+    sent: Sent,
+    until: Instant,
+}
+
+pub(crate) struct Conn {
+    role: Arc<Role>,
+    monitors: Monitors,
+    owner: Owner,
+    up: Option<Plan>,
+    /// Kernel objects that may exist because of us.
+    touched: Wires,
+    /// Next hops that may hold something because of us.
+    owed: Vec<Owed>,
+    /// The next hop agreed to something that we then did not commit: it must hear the committed again.
+    drifted: bool,
+    /// Reservations may be held.
+    held: bool,
+    failures: u32,
+    wake: Instant,
+}
+
+impl Conn {
+    pub(crate) fn new(id: ConnectionId, role: Arc<Role>, monitors: Monitors) -> Conn {
+        let owner = Owner { hop: role.name.clone(), connection: id, generation: role.generation };
+        let wake = Instant::now();
+        Conn { role, monitors, owner, up: None, touched: Wires::new(), owed: Vec::new(), drifted: false, held: false, failures: 0, wake }
+    }
+
+    /// The whole life of a Request at this hop, top to bottom.
+    async fn request(&mut self, incoming: &Incoming) -> Result<Answer> {
+        let deadline = Instant::now() + incoming.caller.timeout.unwrap_or(self.role.timing.request_timeout);
+        let draft = self.admit(incoming)?;
+        if self.up.is_some() && draft.connection.state == State::ReselectRequested {
+            self.down();
+            self.settle().await; // whatever it could not reach is owed, and does not stop a new start
+        }
+        match self.establish(draft, incoming, deadline).await {
+            Ok(plan) => Ok(self.commit(plan)),
+            Err(error) => {
+                self.settle().await; // back to the last commit, or to nothing
+                Err(error.at(&self.role.name))
+            }
+        }
+    }
+
+    fn admit(&self, incoming: &Incoming) -> Result<Draft> {
+        let Request { connection, preferences, files } = incoming.request.clone();
+        let draft = Draft { connection, preferences, files };
+        if self.role.standing == Standing::Server && draft.connection.path.previous().is_none_or(|segment| segment.expires.is_none()) {
+            let object = format!("connection {:?}", draft.connection.id.as_str());
+            return Err(Error::invalid(object, "the previous hop's token has no end", "send nsm-client-token-expires with every call")
+                .at(&self.role.name));
+        }
+        self.role.admit.iter().try_for_each(|rule| rule.admit(&draft, &incoming.caller)).map_err(|error| error.at(&self.role.name))?;
+        Ok(draft)
+    }
+
+    async fn establish(&mut self, mut draft: Draft, incoming: &Incoming, deadline: Instant) -> Result<Plan> {
+        self.reserve(&mut draft)?; // in memory: the outside has not changed
+        let sent = self.onward(&mut draft, deadline).await?; // the rest of the path answers with the whole
+        let result = self.finish(draft, sent.clone(), incoming).await; // our own stretch of it
+        if let (Err(_), Some(sent)) = (&result, sent)
+            && self.committed_target() != Some(&sent.candidate.target)
+        {
+            self.owe(sent); // nothing here remembers this way, so it must hear a Close
+        }
+        result
+    }
+
+    async fn finish(&mut self, draft: Draft, sent: Option<Sent>, incoming: &Incoming) -> Result<Plan> {
+        let plan = self.plan(draft, sent, incoming)?;
+        self.wire(&plan.wires.now).await?;
+        Ok(plan)
+    }
+
+    fn committed_target(&self) -> Option<&Target> {
+        Some(&self.up.as_ref()?.sent.as_ref()?.candidate.target)
+    }
+
+    fn reserve(&mut self, draft: &mut Draft) -> Result<()> {
+        self.held = true;
+        self.role.reserve.iter().try_for_each(|part| part.reserve(draft))
+    }
+
+    /// Asks next hops in turn until one agrees.
+    async fn onward(&mut self, draft: &mut Draft, deadline: Instant) -> Result<Option<Sent>> {
+        let before = self.up.as_ref().and_then(|plan| plan.sent.clone());
+        let next = within(deadline, "discovery", self.role.onward.next(draft, before.as_ref())).await?;
+        let Next::Hops(candidates) = next else {
+            path::trim(&mut draft.connection.path);
+            return Ok(None);
+        };
+        let mut failures = Vec::new();
+        for candidate in candidates.into_iter().take(MAX_CANDIDATES) {
+            let request = self.role.onward.request(draft, &candidate, before.as_ref())?;
+            let files = request.files.clone();
+            let mut sent = Sent { candidate, connection: request.connection.clone(), request, files };
+            if let Some(old) = before.as_ref().filter(|old| old.candidate.target != sent.candidate.target) {
+                // The way changes: the hops behind may be the same, and must not hear of the old way later.
+                self.owe(old.clone());
+                self.repay().await;
+                self.drifted = true;
+            }
+            match self.ask(&sent, deadline).await {
+                Ok(answer) => {
+                    self.drifted |= self.up.is_some();
+                    sent.connection = answer.connection.clone();
+                    sent.files.extend(&answer.files);
+                    self.role.onward.accept(draft, &answer);
+                    return Ok(Some(sent));
+                }
+                Err(error) => {
+                    debug!(target = %sent.candidate.target, %error, "next hop refused");
+                    if self.committed_target() != Some(&sent.candidate.target) {
+                        self.owe(sent); // it may hold something all the same: its answer may have been lost
+                        self.repay().await;
+                    }
+                    failures.push(error);
+                }
+            }
+        }
+        Err(combined(&draft.connection, failures))
+    }
+
+    async fn ask(&mut self, sent: &Sent, deadline: Instant) -> Result<Answer> {
+        let api = self.role.dial.dial(&sent.candidate.target, &sent.candidate.socket);
+        let caller = Caller::within(deadline.saturating_duration_since(Instant::now()));
+        let answer = within(deadline, &sent.candidate.target.to_string(), api.request(sent.request.clone(), caller)).await?;
+        path::check_answer(&sent.connection, &answer.connection)?;
+        Ok(answer)
+    }
+
+    /// Everything decided, nothing done yet on this node.
+    fn plan(&self, mut draft: Draft, sent: Option<Sent>, incoming: &Incoming) -> Result<Plan> {
+        draft.connection.state = State::Up;
+        self.role.reserve.iter().try_for_each(|part| part.review(&draft))?;
+        let wires = self.role.wiring.wires(&draft, sent.as_ref())?;
+        let (now, wall) = (Instant::now(), self.role.issuer.now());
+        let path = &draft.connection.path;
+        let (expires, refresh) = match self.role.standing {
+            Standing::Origin => (None, Some(now + path::refresh_delay(path, wall).unwrap_or(self.role.timing.retry_min))),
+            Standing::Server => {
+                let left = path.previous().and_then(|segment| segment.expires).and_then(|end| end.duration_since(wall).ok());
+                (Some(now + left.unwrap_or_default()), None)
+            }
+        };
+        Ok(Plan { connection: draft.connection, files: draft.files, wires, sent, return_index: incoming.return_index, expires, refresh })
+    }
+
+    fn commit(&mut self, plan: Plan) -> Answer {
+        let first = self.up.is_none();
+        let plan = self.up.insert(plan);
+        self.drifted = false;
+        // The same way again supersedes what it still owed.
+        if let Some(sent) = &plan.sent {
+            self.owed.retain(|owed| owed.sent.candidate.target != sent.candidate.target);
+        }
+        for part in &self.role.reserve {
+            part.keep(&plan.connection);
+        }
+        self.monitors.update(plan.connection.clone());
+        let answer = answer(plan);
+        if first {
+            let endpoint = plan.connection.network_service_endpoint_name.as_ref().map_or("", EndpointName::as_str);
+            info!(service = %plan.connection.network_service, endpoint, "connection up");
+        }
+        self.failures = 0;
+        self.wake = Instant::now();
+        answer
+    }
+
+    /// The connection is no longer wanted. [`Conn::settle`] makes it so.
+    fn down(&mut self) {
+        let Some(plan) = self.up.take() else { return };
+        self.touched.extend(plan.wires.now);
+        self.touched.extend(plan.wires.later);
+        if let Some(sent) = plan.sent {
+            self.owe(sent);
+        }
+        self.monitors.delete(&self.owner.connection);
+        info!("connection down");
+    }
+
+    /// Makes the outside agree with `up`. The only undo, the only repair, the only restart path, and Close.
+    /// Says whether all of it could be done; what could not is tried again at the next wake.
+    async fn settle(&mut self) -> bool {
+        let desired = self.up.as_ref().map(|plan| plan.wires.now.union(&plan.wires.later).cloned().collect()).unwrap_or_default();
+        let mut done = true;
+        if let Err(error) = self.wire(&desired).await {
+            warn!(%error, "kernel not settled");
+            done = false;
+        }
+        done &= self.repay().await;
+        if self.up.is_some() {
+            done &= self.restate().await;
+        } else if done && self.held {
+            for part in &self.role.reserve {
+                part.release(&self.owner.connection); // only now may another connection have it
+            }
+            self.held = false;
+        }
+        self.failures = if done { 0 } else { self.failures.saturating_add(1) };
+        done
+    }
+
+    /// Brings the kernel from what is to `desired`. What waits for interfaces of others is left for later.
+    async fn wire(&mut self, desired: &Wires) -> Result<()> {
+        self.touched.extend(desired.iter().cloned());
+        if self.touched.is_empty() {
+            return Ok(());
+        }
+        let observed = self.role.kernel.observe(&self.owner, &self.touched).await?;
+        let ops = diff(desired, &observed);
+        if !ops.is_empty() {
+            self.role.kernel.apply(&self.owner, &ops).await?;
+        }
+        self.touched = desired.clone();
+        Ok(())
+    }
+
+    fn owe(&mut self, sent: Sent) {
+        self.owed.retain(|owed| owed.sent.candidate.target != sent.candidate.target);
+        if self.owed.len() == MAX_OWED {
+            self.owed.remove(0); // its own expiry will end it
+        }
+        let life = path::life(&sent.connection.path, self.role.issuer.now()).unwrap_or(OWED_LIFE);
+        self.owed.push(Owed { sent, until: Instant::now() + life.max(self.role.timing.close_timeout) });
+    }
+
+    /// Tells next hops to Close. True when nobody is left who has not heard it.
+    async fn repay(&mut self) -> bool {
+        for owed in std::mem::take(&mut self.owed) {
+            let now = Instant::now();
+            let timeout = self.role.timing.close_timeout;
+            let api = self.role.dial.dial(&owed.sent.candidate.target, &owed.sent.candidate.socket);
+            let close = api.close(owed.sent.connection.clone(), owed.sent.files.clone(), Caller::within(timeout));
+            match within(now + timeout, &owed.sent.candidate.target.to_string(), close).await {
+                Ok(()) => {}
+                Err(error) if error.retryable() && owed.until > now => {
+                    debug!(%error, "close not heard yet");
+                    self.owed.push(owed);
+                }
+                Err(error) => warn!(%error, "close given up; the next hop's own expiry ends it"),
+            }
+        }
+        self.owed.is_empty()
+    }
+
+    /// The next hop last agreed to something else than what is committed here: it hears the committed again.
+    async fn restate(&mut self) -> bool {
+        let Some(sent) = self.up.as_ref().and_then(|plan| plan.sent.clone()).filter(|_| self.drifted) else { return true };
+        let deadline = Instant::now() + self.role.timing.request_timeout;
+        let again = self.ask(&sent, deadline).await;
+        self.drifted = again.is_err();
+        !self.drifted
+    }
+
+    async fn close(&mut self, closing: &Closing) -> Result<()> {
+        if let Some(plan) = &self.up {
+            let same = |ours: &Segment, theirs: &Segment| ours.id == theirs.id && ours.name == theirs.name;
+            let (ours, theirs) = (plan.connection.path.previous(), closing.connection.path.previous());
+            if !ours.zip(theirs).is_none_or(|(ours, theirs)| same(ours, theirs)) {
+                debug!("close by a former way ignored");
+                return Ok(());
+            }
+        }
+        debug!(identity = ?closing.caller.identity, "close asked");
+        self.down();
+        if self.settle().await {
+            return Ok(());
+        }
+        let object = format!("connection {:?}", self.owner.connection.as_str());
+        Err(Error::new(Kind::Unavailable, object, "closed here, but not yet everywhere", "nothing: it is repeated until it is done")
+            .at(&self.role.name))
+    }
+
+    /// The stored Request again, from the connection as last answered.
+    async fn refresh(&mut self) {
+        let Some(plan) = &self.up else { return };
+        let Some(sent) = &plan.sent else { return };
+        let request =
+            Request { connection: plan.connection.clone(), preferences: sent.request.preferences.clone(), files: plan.files.clone() };
+        let caller = Caller::within(self.role.timing.request_timeout);
+        let failures = self.failures;
+        if let Err(error) = self.request(&Incoming { request, caller, return_index: plan.return_index }).await {
+            self.failures = failures.saturating_add(1);
+            warn!(%error, "refresh failed; trying again");
+        }
+    }
+
+    async fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Request(incoming, reply) => {
+                let result = self.request(&incoming).await;
+                if let Err(error) = &result {
+                    info!(%error, "request refused");
+                }
+                let _ = reply.send(result);
+            }
+            Event::Close(closing, reply) => {
+                let _ = reply.send(self.close(&closing).await);
+            }
+        }
+        self.schedule();
+    }
+
+    async fn on_wake(&mut self) {
+        let now = Instant::now();
+        if self.up.as_ref().and_then(|plan| plan.expires).is_some_and(|end| end <= now) {
+            info!("connection expired");
+            self.down();
+        }
+        if self.up.as_ref().and_then(|plan| plan.refresh).is_some_and(|at| at <= now) {
+            self.refresh().await;
+        } else {
+            self.settle().await;
+        }
+        self.schedule();
+    }
+
+    /// Sets the next wake: a retry after a failure, otherwise the earliest of expiry, refresh and repair.
+    fn schedule(&mut self) {
+        let (now, timing) = (Instant::now(), &self.role.timing);
+        let soon = if self.failures > 0 {
+            let pause = timing.retry_min.saturating_mul(1 << (self.failures - 1).min(16)).min(timing.retry_max);
+            pause / 2 + Duration::from_millis(self.role.issuer.random(pause.as_millis() as u64 / 2 + 1))
+        } else {
+            timing.repair_every
+        };
+        let deadlines = self.up.iter().flat_map(|plan| {
+            let refresh = plan.refresh.filter(|_| self.failures == 0);
+            plan.expires.into_iter().chain(refresh)
+        });
+        self.wake = deadlines.chain([now + soon]).min().unwrap_or(now);
+    }
+
+    /// Whether nothing is left that this task would have to look after.
+    fn idle(&self) -> bool {
+        self.up.is_none() && self.owed.is_empty() && self.touched.is_empty() && !self.held
+    }
+
+    /// Resolves when an interface has appeared that later wires wait for.
+    async fn awaited(kernel: &dyn crate::kernel::Kernel, later: &Wires) {
+        for iface in later.iter().flat_map(Wire::needs) {
+            if kernel.appeared(iface).await.is_err() {
+                std::future::pending::<()>().await; // the periodic repair will find out
+            }
+        }
+    }
+
+    /// Runs until the connection has ended and `leave` agrees that nobody has written meanwhile.
+    pub(crate) async fn run(mut self, mut mailbox: mpsc::Receiver<Event>, leave: impl Fn(&mpsc::Receiver<Event>) -> bool) {
+        loop {
+            let event = match mailbox.try_recv() {
+                Ok(event) => Some(event),
+                Err(_) if self.idle() && leave(&mailbox) => return,
+                Err(_) => {
+                    let role = self.role.clone();
+                    let later =
+                        self.up.as_ref().map(|plan| plan.wires.later.difference(&self.touched).cloned().collect()).unwrap_or_default();
+                    tokio::select! {
+                        biased;
+                        event = mailbox.recv() => match event { Some(event) => Some(event), None => return },
+                        () = Conn::awaited(role.kernel.as_ref(), &later), if !Wires::is_empty(&later) => None,
+                        () = sleep_until(self.wake) => None,
+                    }
+                }
+            };
+            match event {
+                Some(event) => self.on_event(event).await,
+                None => self.on_wake().await,
+            }
+        }
+    }
+}
+
+/// What the caller hears of a plan: its own index, its own id, the mechanism of its stretch.
+fn answer(plan: &Plan) -> Answer {
+    let mut connection = plan.connection.clone();
+    path::leave(&mut connection, plan.return_index);
+    let mut files = Files::default();
+    if let Some((key, file)) = connection.mechanism.as_ref().and_then(|mechanism| Some((mechanism.inode()?, mechanism.file(&plan.files)?)))
+    {
+        files.insert(key, file.clone());
+    }
+    Answer { connection, files }
+}
+
+/// Bounds one call to the outside by the Request's deadline.
+async fn within<T>(deadline: Instant, what: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout_at(deadline, call).await.unwrap_or_else(|_| {
+        let fix = "check that it runs and can be reached, or allow more time with --request-timeout";
+        Err(Error::new(Kind::Timeout, what, "did not answer before the Request's deadline", fix))
+    })
+}
+
+/// One error for all candidates: the only one as it is, several as a sentence with each cause once.
+fn combined(connection: &Connection, mut failures: Vec<Error>) -> Error {
+    match failures.len() {
+        0 => Error::new(
+            Kind::NotFound,
+            format!("network service {:?}", connection.network_service.as_str()),
+            "nobody can carry it on",
+            "start a forwarder and an endpoint of the service",
+        ),
+        1 => failures.remove(0),
+        count => {
+            let mut causes: Vec<String> = failures.iter().map(ToString::to_string).collect();
+            causes.dedup();
+            let kind = failures.iter().find(|error| error.retryable()).unwrap_or(&failures[0]).kind;
+            let object = format!("network service {:?}", connection.network_service.as_str());
+            Error::new(kind, object, format!("all {count} candidates refused: {}", causes.join(" | ")), "mend any one of them")
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The handle that everybody calls: finds or starts a connection's task and hands it the event.
+
+use crate::{
+    conn::{Closing, Conn, Event, Incoming, Reply},
+    monitor::Monitors,
+    path,
+    role::{Role, Standing},
+};
+use async_trait::async_trait;
+use nsm_api::*;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument;
+
+/// Events that may wait at one connection.
+pub const MAX_MAILBOX: usize = 16;
+/// Connections of one hop.
+pub const MAX_CONNECTIONS: usize = 16_384;
+
+type Tasks = Arc<Mutex<BTreeMap<ConnectionId, mpsc::Sender<Event>>>>;
+
+fn lock(tasks: &Tasks) -> MutexGuard<'_, BTreeMap<ConnectionId, mpsc::Sender<Event>>> {
+    tasks.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One hop: a role and its connections.
+#[derive(Clone)]
+pub struct Hop {
+    role: Arc<Role>,
+    monitors: Monitors,
+    tasks: Tasks,
+}
+
+impl Hop {
+    /// A hop without connections.
+    pub fn new(role: Role) -> Hop {
+        Hop { role: Arc::new(role), monitors: Monitors::default(), tasks: Tasks::default() }
+    }
+    /// Its name in paths.
+    pub fn name(&self) -> &HopName {
+        &self.role.name
+    }
+    /// Its connections as monitors see them.
+    pub fn monitors(&self) -> &Monitors {
+        &self.monitors
+    }
+    /// Connections that have a task: up, or not yet cleaned up.
+    pub fn busy(&self) -> usize {
+        lock(&self.tasks).len()
+    }
+
+    /// Enters the path and signs it: the caller's token into its segment, our own into ours.
+    fn enter(&self, connection: &mut Connection, caller: &Caller) -> Result<u32> {
+        let role = &self.role;
+        let return_index = match role.standing {
+            Standing::Origin => {
+                path::begin(connection, &role.name);
+                0
+            }
+            Standing::Server => {
+                path::enter(connection, &role.name, |segment| role.issuer.connection_id(segment)).map_err(|error| error.at(&role.name))?
+            }
+        };
+        let (token, expires) = role.issuer.token(caller.identity.as_ref()).map_err(|error| error.at(&role.name))?;
+        let own = connection.path.index as usize;
+        if let Some(previous) = own.checked_sub(1).filter(|_| caller.token_expires.is_some()).map(|at| &mut connection.path.segments[at]) {
+            previous.token.clone_from(&caller.token);
+            previous.expires = caller.token_expires;
+        }
+        connection.path.segments[own].token = token;
+        connection.path.segments[own].expires = Some(expires);
+        Ok(return_index)
+    }
+
+    async fn ask<T>(&self, id: ConnectionId, event: impl FnOnce(Reply<T>) -> Event) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.send(&id, event(reply))?;
+        answer.await.unwrap_or_else(|_| {
+            Err(Error::internal(format!("connection {:?}", id.as_str()), "its task ended without an answer").at(&self.role.name))
+        })
+    }
+
+    fn send(&self, id: &ConnectionId, event: Event) -> Result<()> {
+        let full = |what: &str, limit: usize| {
+            let object = format!("connection {:?}", id.as_str());
+            Err(Error::new(Kind::Exhausted, object, format!("{what}, the limit is {limit}"), "wait and try again").at(&self.role.name))
+        };
+        let mut tasks = lock(&self.tasks);
+        if !tasks.contains_key(id) {
+            if tasks.len() >= MAX_CONNECTIONS {
+                return full("this hop has too many connections", MAX_CONNECTIONS);
+            }
+            tasks.insert(id.clone(), self.start(id.clone()));
+        }
+        match tasks[id].try_send(event) {
+            Ok(()) => Ok(()),
+            Err(_) => full("too many events wait for it", MAX_MAILBOX),
+        }
+    }
+
+    fn start(&self, id: ConnectionId) -> mpsc::Sender<Event> {
+        let (sender, mailbox) = mpsc::channel(MAX_MAILBOX);
+        let tasks = self.tasks.clone();
+        let span = tracing::info_span!("connection", hop = %self.role.name, id = %id);
+        let conn = Conn::new(id.clone(), self.role.clone(), self.monitors.clone());
+        // A task may leave only when nobody has written to it: senders write under the same lock.
+        let leave = move |mailbox: &mpsc::Receiver<Event>| {
+            let mut tasks = lock(&tasks);
+            mailbox.is_empty() && tasks.remove(&id).is_some()
+        };
+        tokio::spawn(conn.run(mailbox, leave).instrument(span));
+        sender
+    }
+}
+
+#[async_trait]
+impl NetworkServiceApi for Hop {
+    async fn request(&self, mut request: Request, caller: Caller) -> Result<Answer> {
+        let return_index = self.enter(&mut request.connection, &caller)?;
+        let id = request.connection.id.clone();
+        let incoming = Box::new(Incoming { request, caller, return_index });
+        self.ask(id, |reply| Event::Request(incoming, reply)).await
+    }
+
+    async fn close(&self, mut connection: Connection, _files: Files, caller: Caller) -> Result<()> {
+        self.enter(&mut connection, &caller)?;
+        let id = connection.id.clone();
+        let closing = Box::new(Closing { connection, caller });
+        self.ask(id, |reply| Event::Close(closing, reply)).await
+    }
+
+    async fn monitor(&self, selector: Selector, _caller: Caller) -> Result<Events> {
+        Ok(self.monitors.watch(selector))
+    }
+}

@@ -1,0 +1,141 @@
+//! A forwarder's choice of an endpoint, and its offer to the next hop.
+
+use super::{lookup, take_over_but_mechanism};
+use crate::{
+    matching,
+    mechanism::Offer,
+    role::{Candidate, Draft, Issuer, Next, Onward, Sent},
+    select::{self, RoundRobin},
+};
+use async_trait::async_trait;
+use nsm_api::*;
+use std::sync::Arc;
+use tracing::debug;
+
+/// Finds endpoints by name, or by matching the client's labels.
+pub struct Endpoints {
+    /// The registry, as the node's manager shows it: local endpoints with their sockets.
+    pub registry: Arc<dyn RegistryApi>,
+    /// What this forwarder can make, best first.
+    pub offers: Vec<Box<dyn Offer>>,
+    /// Whose turn it is.
+    pub turns: RoundRobin,
+    /// Wall clock for expired records.
+    pub issuer: Arc<dyn Issuer>,
+}
+
+#[async_trait]
+impl Onward for Endpoints {
+    async fn next(&self, draft: &Draft, before: Option<&Sent>) -> Result<Next> {
+        match &draft.connection.network_service_endpoint_name {
+            Some(name) => self.named(draft, name, before).await,
+            None => self.matched(draft).await,
+        }
+    }
+
+    fn request(&self, draft: &Draft, candidate: &Candidate, before: Option<&Sent>) -> Result<Request> {
+        let mut draft = draft.clone();
+        if candidate.payload != Payload::Unset {
+            draft.connection.payload = candidate.payload.clone();
+        }
+        let class = if candidate.target.is_local() { Class::Local } else { Class::Remote };
+        let agreed = before.and_then(|sent| sent.connection.mechanism.clone()).filter(|mechanism| mechanism.class == class);
+        let able = self.offers.iter().filter(|offer| offer.class() == class);
+        let offers: Vec<(Mechanism, Option<u32>)> =
+            able.filter_map(|offer| Some((offer.offer(&draft, agreed.as_ref())?, offer.mtu()))).collect();
+        if offers.is_empty() {
+            return Err(nothing_to_offer(&draft.connection, &class));
+        }
+        let mut connection = draft.connection;
+        if let Some(mtu) = offers.iter().filter_map(|(_, mtu)| *mtu).min() {
+            crate::mechanism::lower(&mut connection.context.mtu, mtu);
+        }
+        connection.network_service_endpoint_name.clone_from(&candidate.registered);
+        connection.mechanism = agreed;
+        // Only what the next hop itself sent goes back to it; the client's namespace stays here.
+        let mut files = Files::default();
+        if let Some((key, sent)) = connection.mechanism.as_ref().and_then(Mechanism::inode).zip(before)
+            && let Some(file) = sent.files.get(key)
+        {
+            files.insert(key, file.clone());
+        }
+        Ok(Request { connection, preferences: offers.into_iter().map(|(offer, _)| offer).collect(), files })
+    }
+
+    fn accept(&self, draft: &mut Draft, answer: &Answer) {
+        take_over_but_mechanism(draft, answer);
+    }
+}
+
+impl Endpoints {
+    async fn named(&self, draft: &Draft, name: &EndpointName, before: Option<&Sent>) -> Result<Next> {
+        let payload = match draft.connection.payload {
+            Payload::Unset => lookup::service(self.registry.as_ref(), &draft.connection).await?.payload,
+            ref payload => payload.clone(),
+        };
+        let query = EndpointQuery { name: Some(name.clone()), ..EndpointQuery::default() };
+        let found = lookup::endpoints(self.registry.as_ref(), query)
+            .await
+            .map(|found| found.into_iter().find(|(endpoint, _)| endpoint.name == *name));
+        // Losing the registry freezes the choice, it does not undo it.
+        let in_use = || before.map(|sent| sent.candidate.clone()).filter(|candidate| candidate.registered.as_ref() == Some(name));
+        match (found, in_use()) {
+            (Ok(Some(found)), _) => Ok(Next::Hops(vec![candidate(found, &payload)?])),
+            (Ok(None) | Err(_), Some(candidate)) => Ok(Next::Hops(vec![candidate])),
+            (Err(error), None) => Err(error),
+            (Ok(None), None) => Err(Error::new(
+                Kind::NotFound,
+                format!("endpoint {:?}", name.as_str()),
+                "is not registered (any more)",
+                "start it, or ask without naming an endpoint",
+            )),
+        }
+    }
+
+    async fn matched(&self, draft: &Draft) -> Result<Next> {
+        let connection = &draft.connection;
+        let service = lookup::service(self.registry.as_ref(), connection).await?;
+        let query = EndpointQuery { services: vec![service.name.clone()], ..EndpointQuery::default() };
+        let mut found = lookup::endpoints(self.registry.as_ref(), query).await?;
+        let now = self.issuer.now();
+        found.retain(|(endpoint, _)| endpoint.expiration_time.is_none_or(|end| end > now));
+        let all: Vec<NetworkServiceEndpoint> = found.iter().map(|(endpoint, _)| endpoint.clone()).collect();
+        let selection = matching::endpoints(&service, &connection.labels, &all);
+        debug!(reasons = ?selection.reasons, "endpoints matched");
+        if selection.candidates.is_empty() {
+            let labels: Vec<String> = connection.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let reason = format!("no endpoint for a client with labels {{{}}}: {}", labels.join(","), selection.reasons.join("; "));
+            let object = format!("network service {:?}", service.name.as_str());
+            return Err(Error::new(
+                Kind::NotFound,
+                object,
+                reason,
+                "start an endpoint with the wanted labels, or change the service's matches",
+            ));
+        }
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for endpoint in select::order(&selection.candidates, self.turns.next(&service.name)) {
+            if candidates.iter().all(|known| known.registered.as_ref() != Some(&endpoint.name)) {
+                let socket = found.iter().find(|(other, _)| other.name == endpoint.name).map(|(_, files)| files.clone());
+                candidates.push(candidate((endpoint.clone(), socket.unwrap_or_default()), &service.payload)?);
+            }
+        }
+        Ok(Next::Hops(candidates))
+    }
+}
+
+fn candidate((endpoint, socket): (NetworkServiceEndpoint, Files), payload: &Payload) -> Result<Candidate> {
+    Ok(Candidate { target: Target::parse(&endpoint.url)?, socket, registered: Some(endpoint.name), payload: payload.clone() })
+}
+
+fn nothing_to_offer(connection: &Connection, class: &Class) -> Error {
+    let (payload, object) = (connection.payload.as_str(), format!("connection {:?}", connection.id.as_str()));
+    let (place, fix) = match class {
+        Class::Remote => (
+            "an endpoint on another node",
+            "give the service the payload ETHERNET, or start the forwarder with --tunnel-ip and a mechanism for this payload",
+        ),
+        Class::Local | Class::Other(_) => ("an endpoint on this node", "use a forwarder that can"),
+    };
+    Error::new(Kind::Unsupported, object, format!("this forwarder has no mechanism for payload {payload} to {place}"), fix)
+}

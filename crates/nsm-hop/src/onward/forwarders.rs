@@ -1,0 +1,60 @@
+//! A manager's choice of a forwarder of its own node. The forwarder then chooses the endpoint.
+
+use super::{lookup, pass_on, take_over};
+use crate::{
+    matching,
+    role::{Candidate, Draft, Next, Onward, Sent},
+};
+use async_trait::async_trait;
+use nsm_api::*;
+use std::sync::Arc;
+
+/// Finds forwarders that registered through this manager.
+pub struct Forwarders {
+    /// The manager's own view of the registry, with local addresses.
+    pub registry: Arc<dyn RegistryApi>,
+    /// The service under which forwarders register.
+    pub service: ServiceName,
+    /// The manager's own address in the registry.
+    pub own_url: String,
+}
+
+#[async_trait]
+impl Onward for Forwarders {
+    async fn next(&self, draft: &Draft, before: Option<&Sent>) -> Result<Next> {
+        let connection = &draft.connection;
+        let service = lookup::service(self.registry.as_ref(), connection).await?;
+        let query = EndpointQuery { services: vec![self.service.clone()], url: self.own_url.clone(), ..EndpointQuery::default() };
+        let found = lookup::endpoints(self.registry.as_ref(), query).await?;
+        let all: Vec<NetworkServiceEndpoint> = found.iter().map(|(endpoint, _)| endpoint.clone()).collect();
+        let mut able = matching::forwarders(&service, &self.service, &connection.labels, &all);
+        if able.is_empty() {
+            let reason = format!("none of the {} forwarders of this node may carry it", all.len());
+            let object = format!("network service {:?}", connection.network_service.as_str());
+            return Err(Error::new(
+                Kind::NotFound,
+                object,
+                reason,
+                "start a forwarder on this node with the labels that the service's metadata wants (default p2p:true)",
+            ));
+        }
+        // The forwarder in use first, or the one that the path names after a restart of this process.
+        let in_use = before.and_then(|sent| sent.candidate.registered.as_ref()).map(EndpointName::as_str);
+        let named = connection.path.next().map(|segment| segment.name.as_str());
+        able.sort_by_key(|endpoint| in_use.or(named) != Some(endpoint.name.as_str()));
+        let candidates = able.into_iter().map(|endpoint| {
+            let socket = found.iter().find(|(other, _)| other.name == endpoint.name).map(|(_, files)| files.clone()).unwrap_or_default();
+            let target = Target::parse(&endpoint.url)?;
+            Ok(Candidate { target, socket, registered: Some(endpoint.name.clone()), payload: service.payload.clone() })
+        });
+        Ok(Next::Hops(candidates.collect::<Result<_>>()?))
+    }
+
+    fn request(&self, draft: &Draft, _: &Candidate, _: Option<&Sent>) -> Result<Request> {
+        Ok(pass_on(draft))
+    }
+
+    fn accept(&self, draft: &mut Draft, answer: &Answer) {
+        take_over(draft, answer);
+    }
+}

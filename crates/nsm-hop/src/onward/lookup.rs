@@ -1,0 +1,55 @@
+//! One-shot questions to the registry.
+
+use futures::TryStreamExt;
+use nsm_api::*;
+use std::time::Duration;
+
+/// Services or endpoints read for one question; more cannot be chosen among sensibly.
+pub(super) const MAX_FOUND: usize = 10_000;
+/// Longest wait for one answer of the registry.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The service, or the reason why there is none.
+pub(super) async fn service(registry: &dyn RegistryApi, connection: &Connection) -> Result<NetworkService> {
+    let name = &connection.network_service;
+    let object = || format!("network service {:?}", name.as_str());
+    let query = ServiceQuery { name: Some(name.clone()), ..ServiceQuery::default() };
+    let mut found = registry.find_services(query, Caller::within(PATIENCE)).await?;
+    let mut other = None;
+    while let Some(update) = found.try_next().await? {
+        let (wanted, has) = (&connection.payload, &update.service.payload);
+        if update.deleted || update.service.name != *name {
+            continue;
+        }
+        if *wanted == Payload::Unset || wanted == has {
+            return Ok(update.service);
+        }
+        other = Some(has.clone());
+    }
+    Err(match other {
+        Some(has) => Error::new(
+            Kind::NotFound,
+            object(),
+            format!("carries {}, the client asks for {}", has.as_str(), connection.payload.as_str()),
+            "leave the payload to the service, or ask for the one it has",
+        ),
+        None => Error::new(
+            Kind::NotFound,
+            object(),
+            "is not found in the registry",
+            "register it with 'nsm apply -f FILE', or correct the name",
+        ),
+    })
+}
+
+/// Endpoints with the sockets of local ones.
+pub(super) async fn endpoints(registry: &dyn RegistryApi, query: EndpointQuery) -> Result<Vec<(NetworkServiceEndpoint, Files)>> {
+    let mut stream = registry.find_endpoints(query, Caller::within(PATIENCE)).await?;
+    let mut found = Vec::new();
+    while let Some((update, files)) = stream.try_next().await? {
+        if !update.deleted && found.len() < MAX_FOUND {
+            found.push((update.endpoint, files));
+        }
+    }
+    Ok(found)
+}

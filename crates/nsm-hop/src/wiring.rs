@@ -1,0 +1,155 @@
+//! From an agreed connection to kernel objects. Pure.
+
+use crate::{
+    kernel::{IfName, Iface, Link, Netns, Wire, Wires},
+    role::{Draft, Sent, WirePlan, Wiring},
+};
+use ipnet::IpNet;
+use nsm_api::*;
+use std::net::IpAddr;
+
+/// A forwarder: one link between what lies on its two sides, and what the connection's context puts on it.
+pub struct ForwarderWiring;
+
+impl Wiring for ForwarderWiring {
+    fn wires(&self, draft: &Draft, sent: Option<&Sent>) -> Result<WirePlan> {
+        let object = format!("connection {:?}", draft.connection.id.as_str());
+        let missing = || Error::internal(object.clone(), "it was agreed without a mechanism on both sides");
+        let near = draft.connection.mechanism.as_ref().ok_or_else(missing)?;
+        let sent = sent.ok_or_else(missing)?;
+        let far = sent.connection.mechanism.as_ref().ok_or_else(missing)?;
+        let context = &draft.connection.context;
+        let mut wires = Wires::new();
+        match (&near.kind, &far.kind) {
+            (MechanismKind::Kernel, MechanismKind::Kernel) => {
+                let (a, b) = (iface(near, &draft.files)?, iface(far, &sent.files)?);
+                client_end(&mut wires, &a, context);
+                endpoint_end(&mut wires, &b, context);
+                wires.insert(Wire::Link(Link::Veth { a, b }));
+            }
+            (MechanismKind::Kernel, MechanismKind::Vxlan) => {
+                let at = iface(near, &draft.files)?;
+                client_end(&mut wires, &at, context);
+                wires.insert(Wire::Link(vxlan(at, far, [params::SRC_IP, params::DST_IP, params::SRC_PORT])?));
+            }
+            (MechanismKind::Vxlan, MechanismKind::Kernel) => {
+                let at = iface(far, &sent.files)?;
+                endpoint_end(&mut wires, &at, context);
+                wires.insert(Wire::Link(vxlan(at, near, [params::DST_IP, params::SRC_IP, params::DST_PORT])?));
+            }
+            (near, far) => {
+                let reason = format!("this forwarder cannot join {near} on the client's side to {far} on the endpoint's");
+                return Err(Error::new(Kind::Unsupported, object, reason, "place one of the two on this node, or use another mechanism"));
+            }
+        }
+        Ok(WirePlan { now: wires, later: Wires::new() })
+    }
+}
+
+/// A passthrough endpoint: the interface towards the client and the one towards the next endpoint become one wire.
+/// Both are made by forwarders; the first of them only after this endpoint has answered.
+pub struct SpliceWiring;
+
+impl Wiring for SpliceWiring {
+    fn wires(&self, draft: &Draft, sent: Option<&Sent>) -> Result<WirePlan> {
+        let near = draft.connection.mechanism.as_ref();
+        let far = sent.and_then(|sent| Some((sent.connection.mechanism.as_ref()?, &sent.files)));
+        let mut later = Wires::new();
+        if let (Some(near), Some((far, files))) = (near.filter(|near| near.kind == MechanismKind::Kernel), far) {
+            later.insert(Wire::Splice { a: iface(near, &draft.files)?, b: iface(far, files)? });
+        }
+        Ok(WirePlan { now: Wires::new(), later })
+    }
+}
+
+fn iface(mechanism: &Mechanism, files: &Files) -> Result<Iface> {
+    let absent = || {
+        Error::invalid(
+            "network namespace",
+            "the peer named none, or its descriptor did not come along",
+            "send inodeURL together with the descriptor",
+        )
+    };
+    let key = mechanism.inode().ok_or_else(absent)?;
+    let netns = Netns { key, file: Some(files.get(key).ok_or_else(absent)?.clone()) };
+    Ok(Iface { netns, name: IfName::new(mechanism.get(params::NAME).unwrap_or_default())? })
+}
+
+fn vxlan(at: Iface, mechanism: &Mechanism, [local, remote, port]: [&str; 3]) -> Result<Link> {
+    let bad = |key: &str| {
+        Error::invalid("VXLAN mechanism", format!("parameter {key} is missing or unreadable"), "check the other node's forwarder")
+    };
+    let address = |key: &str| mechanism.parse::<IpAddr>(key).ok_or_else(|| bad(key));
+    let vni = mechanism.parse::<u32>(params::VNI).filter(|vni| (1..1 << 24).contains(vni)).ok_or_else(|| bad(params::VNI))?;
+    let port = mechanism.parse::<u16>(port).filter(|port| *port > 0).ok_or_else(|| bad(port))?;
+    Ok(Link::Vxlan { at, local: address(local)?, remote: address(remote)?, vni, port })
+}
+
+fn client_end(wires: &mut Wires, on: &Iface, context: &ConnectionContext) {
+    let ip = &context.ip_context;
+    let mac = context.ethernet_context.as_ref().and_then(|ethernet| ethernet.src_mac);
+    end(wires, on, mac, context.mtu, (&ip.src_ip_addrs, &ip.dst_ip_addrs, &ip.src_routes));
+    let neighbors = ip.ip_neighbors.iter().filter(|neighbor| ip.dst_ip_addrs.iter().any(|dst| dst.contains(&neighbor.ip)));
+    wires.extend(neighbors.map(|neighbor| Wire::Neighbor { on: on.clone(), ip: neighbor.ip, mac: neighbor.hardware_address }));
+}
+
+fn endpoint_end(wires: &mut Wires, on: &Iface, context: &ConnectionContext) {
+    let ip = &context.ip_context;
+    let mac = context.ethernet_context.as_ref().and_then(|ethernet| ethernet.dst_mac);
+    end(wires, on, mac, context.mtu, (&ip.dst_ip_addrs, &ip.src_ip_addrs, &ip.dst_routes));
+}
+
+/// One end: its addresses, host routes to the other end's addresses that are not on its own networks, and the
+/// context's routes, those without next hop through the other end's first address unless they are on the link.
+fn end(wires: &mut Wires, on: &Iface, mac: Option<MacAddr>, mtu: u32, (own, other, routes): (&[IpNet], &[IpNet], &[Route])) {
+    wires.extend(mac.map(|mac| Wire::Mac { on: on.clone(), mac }));
+    wires.extend((mtu > 0).then(|| Wire::Mtu { on: on.clone(), mtu }));
+    wires.extend(own.iter().map(|address| Wire::Address { on: on.clone(), address: *address }));
+    let on_link = |networks: &[IpNet], ip: IpAddr| networks.iter().any(|network| network.contains(&ip));
+    let hosts = other.iter().filter(|address| !on_link(own, address.addr()));
+    wires.extend(hosts.map(|address| Wire::Route { on: on.clone(), prefix: address.trunc(), via: None }));
+    for route in routes {
+        let same_family = |address: &&IpNet| address.addr().is_ipv4() == route.prefix.addr().is_ipv4();
+        let implied = || other.iter().find(same_family).filter(|_| !on_link(other, route.prefix.addr())).map(IpNet::addr);
+        let via = route
+            .next_hop
+            .or_else(implied)
+            .filter(|via| *via != route.prefix.addr() || route.prefix.prefix_len() < route.prefix.max_prefix_len());
+        wires.insert(Wire::Route { on: on.clone(), prefix: route.prefix.trunc(), via });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on() -> Iface {
+        Iface { netns: Netns { key: InodeKey { dev: 4, ino: 1 }, file: None }, name: IfName::new("nsm-1").unwrap() }
+    }
+    fn nets(text: &str) -> Vec<IpNet> {
+        text.split_whitespace().map(|text| text.parse().unwrap()).collect()
+    }
+    fn shown(own: &str, other: &str, routes: &str) -> String {
+        let routes: Vec<Route> = nets(routes).into_iter().map(Route::on_link).collect();
+        let mut wires = Wires::new();
+        end(&mut wires, &on(), None, 0, (&nets(own), &nets(other), &routes));
+        let line = |wire: &Wire| match wire {
+            Wire::Address { address, .. } => format!("address {address}"),
+            Wire::Route { prefix, via: Some(via), .. } => format!("{prefix} via {via}"),
+            Wire::Route { prefix, .. } => format!("{prefix}"),
+            other => format!("{other:?}"),
+        };
+        wires.iter().map(line).collect::<Vec<_>>().join(", ")
+    }
+
+    /// wire.md 1.4, V-10
+    #[test]
+    fn routes_go_through_the_other_end_unless_they_are_on_the_link() {
+        assert_eq!(shown("10.0.0.1/32", "10.0.0.2/32", "10.0.0.2/32"), "address 10.0.0.1/32, 10.0.0.2/32");
+        assert_eq!(shown("10.0.0.1/24", "10.0.0.2/24", ""), "address 10.0.0.1/24", "the other end is on our own network");
+        assert_eq!(
+            shown("10.0.0.1/32", "10.0.0.2/32 fd00::2/128", "172.31.0.0/16 fd01::/64"),
+            "address 10.0.0.1/32, 10.0.0.2/32, 172.31.0.0/16 via 10.0.0.2, fd00::2/128, fd01::/64 via fd00::2"
+        );
+    }
+}
