@@ -1,0 +1,35 @@
+//! Services and endpoints: kept, found, watched, expired, and read from YAML.
+//!
+//! [`Registry`] is the registry process: it decides (who owns a name, how long an endpoint lives) over an
+//! [`Engine`] that only stores, indexes and tells of changes. [`LocalBypass`] is the registry as a manager shows
+//! it to its node: endpoints of this node are reached directly, those of others through their manager.
+//!
+//! Not here: any socket, file, environment variable or wall clock (it is passed in); the choice of an endpoint for
+//! a client (selectors, templates, weights), which is in `nsm-hop`.
+
+#![forbid(unsafe_code)]
+
+mod bypass;
+mod engine;
+mod memory;
+mod query;
+mod registry;
+mod timer;
+
+pub use bypass::{LocalBypass, MAX_CALLS_IN_FLIGHT, MAX_LOCAL_ENDPOINTS, UPSTREAM_TIMEOUT};
+pub use engine::{Change, Changes, Engine, Record, Revision, Store, Stored, Term};
+pub use memory::{MAX_ENTRIES, MAX_WATCHERS, MemoryEngine, WATCH_QUEUE};
+pub use registry::{DEFAULT_EXPIRE_PERIOD, MAX_WRITE_TRIES, Registry};
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+/// Tells the time of day. Only what is shown or sent comes from it; deadlines are kept on tokio's clock.
+pub type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// Locks although another thread panicked inside: every section leaves its data whole at each step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
