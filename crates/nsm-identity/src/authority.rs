@@ -146,7 +146,7 @@ fn parse_domain(name: &str) -> Result<TrustDomain> {
 
 fn check_root(root: &CertificateDer<'_>, key: &KeyPair, domain: &TrustDomain) -> Result<(), String> {
     let root = peer::parse(root).ok_or("holds a certificate that does not parse")?;
-    if !peer::spiffe_id(&root).is_some_and(|id| id.as_str() == domain.id_string()) {
+    if peer::spiffe_id(&root).is_none_or(|id| id.as_str() != domain.id_string()) {
         return Err(format!("is not of the trust domain {domain}"));
     }
     if root.public_key().raw != key.subject_public_key_info() {

@@ -25,7 +25,7 @@ pub use source::{Source, Token, install_crypto_provider};
 pub use workload::{Identity, WorkloadSocket};
 
 /// Generated from `proto/workload.proto`.
-#[allow(missing_docs, unreachable_pub, unused_qualifications, dead_code, rustdoc::all, clippy::all)]
+#[allow(missing_docs, unreachable_pub, unused_qualifications, dead_code, rustdoc::all, clippy::all, clippy::too_many_lines)]
 mod pb {
     include!(concat!(env!("OUT_DIR"), "/_.rs"));
 }

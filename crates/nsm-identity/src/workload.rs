@@ -1,11 +1,10 @@
 //! The SPIFFE Workload API on unix sockets: whoever may open a socket gets what that socket gives.
 //!
-//! Nothing is kept per workload: an SVID is made when a stream asks for one, and again before half its life
-//! has passed. Only the own trust domain is known; there are no federated bundles.
+//! All streams of one identity share an SVID, which is replaced before half its life has passed; a workload that
+//! connects again gets the one it has. Only the own trust domain is known; there are no federated bundles.
 
 use crate::{
     Authority,
-    jwt::unix_seconds,
     pb::{
         self,
         spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
@@ -25,7 +24,7 @@ use std::{
     io,
     path::PathBuf,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
@@ -48,6 +47,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const ROTATE_AFTER: (u32, u32) = (2, 5);
 /// The longest sleep without a look at the clock: a suspended machine must not miss a rotation for long.
 const CLOCK_CHECK: Duration = Duration::from_secs(15);
+
+/// Identities whose SVID is remembered; further ones get a new SVID for each stream.
+const MAX_REMEMBERED: usize = 4096;
 
 /// Which identity a socket gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,13 +92,14 @@ impl Authority {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<impl Future<Output = Result<()>> + Send + 'static> {
         let shutdown = shutdown.boxed().shared();
+        let svids = Arc::new(Svids { authority: self, issued: Mutex::default() });
         let mut servers = Vec::with_capacity(sockets.len());
         for WorkloadSocket { path, identity, mode } in sockets {
             if let Identity::Fixed(id) = &identity {
-                self.check(id)?;
+                svids.authority.check(id)?;
             }
             let socket = socket::listen(&path, mode)?;
-            servers.push(serve_one(socket, path, Workload { authority: self.clone(), identity, shutdown: shutdown.clone() }));
+            servers.push(serve_one(socket, path, Workload { svids: svids.clone(), identity, shutdown: shutdown.clone() }));
         }
         Ok(async move { futures::future::try_join_all(servers).await.map(|_| ()) })
     }
@@ -122,7 +125,7 @@ fn check_header(request: Request<()>) -> Result<Request<()>, Status> {
 }
 
 struct Workload {
-    authority: Authority,
+    svids: Arc<Svids>,
     identity: Identity,
     shutdown: Shared<BoxFuture<'static, ()>>,
 }
@@ -135,7 +138,7 @@ impl Workload {
             Identity::Fixed(id) => Ok(id.clone()),
             Identity::PeerUser => {
                 let user = request.extensions().get::<PeerUser>().ok_or_else(|| Status::internal("the kernel did not say who calls"))?;
-                self.authority.id(&["host", &host_name(), "uid", &user.0.to_string()]).map_err(internal)
+                self.svids.authority.id(&["host", &host_name(), "uid", &user.0.to_string()]).map_err(internal)
             }
         }
     }
@@ -152,11 +155,11 @@ impl SpiffeWorkloadApi for Workload {
     type FetchJWTBundlesStream = Answers<pb::JwtBundlesResponse>;
 
     async fn fetch_x509svid(&self, request: Request<pb::X509svidRequest>) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        Ok(self.answer(rotating(self.authority.clone(), self.identify(&request)?)))
+        Ok(self.answer(rotating(self.svids.clone(), self.identify(&request)?)))
     }
 
     async fn fetch_x509_bundles(&self, _: Request<pb::X509BundlesRequest>) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        let bundles = BTreeMap::from([(self.authority.trust_domain_id(), self.authority.root().to_vec())]);
+        let bundles = BTreeMap::from([(self.svids.authority.trust_domain_id(), self.svids.authority.root().to_vec())]);
         Ok(self.answer(constant(pb::X509BundlesResponse { crl: Vec::new(), bundles })))
     }
 
@@ -169,13 +172,13 @@ impl SpiffeWorkloadApi for Workload {
         if !spiffe_id.is_empty() && spiffe_id != id.as_str() {
             return Err(Status::permission_denied(format!("this socket gives the identity {id} only")));
         }
-        let svid = self.authority.jwt().sign(&id, &audience).map_err(internal)?;
+        let svid = self.svids.authority.jwt().sign(&id, &audience).map_err(internal)?;
         let svid = pb::Jwtsvid { spiffe_id: id.to_string(), svid, hint: String::new() };
         Ok(Response::new(pb::JwtsvidResponse { svids: vec![svid] }))
     }
 
     async fn fetch_jwt_bundles(&self, _: Request<pb::JwtBundlesRequest>) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        let bundles = BTreeMap::from([(self.authority.trust_domain_id(), self.authority.jwt().jwks().to_vec())]);
+        let bundles = BTreeMap::from([(self.svids.authority.trust_domain_id(), self.svids.authority.jwt().jwks().to_vec())]);
         Ok(self.answer(constant(pb::JwtBundlesResponse { bundles })))
     }
 
@@ -185,6 +188,7 @@ impl SpiffeWorkloadApi for Workload {
     ) -> Result<Response<pb::ValidateJwtsvidResponse>, Status> {
         let pb::ValidateJwtsvidRequest { audience, svid } = request.into_inner();
         let (spiffe_id, claims) = self
+            .svids
             .authority
             .jwt()
             .validate(&svid, &audience)
@@ -203,15 +207,15 @@ fn constant<T: Send + 'static>(answer: T) -> impl Stream<Item = Result<T, Status
     stream::once(futures::future::ready(Ok(answer))).chain(stream::pending())
 }
 
-/// A new SVID now, and each time before half the life of the last one has passed.
-fn rotating(authority: Authority, id: SpiffeId) -> impl Stream<Item = Result<pb::X509svidResponse, Status>> {
-    stream::unfold((authority, id, None), |(authority, id, due)| async move {
+/// The SVID now, and each later one before half the life of the last has passed.
+fn rotating(svids: Arc<Svids>, id: SpiffeId) -> impl Stream<Item = Result<pb::X509svidResponse, Status>> {
+    stream::unfold((svids, id, None), |(svids, id, due)| async move {
         if let Some(due) = due {
             sleep_until(due).await;
         }
-        let due = SystemTime::now() + authority.svid_life() * ROTATE_AFTER.0 / ROTATE_AFTER.1;
-        let answer = x509_svid(&authority, &id).map_err(internal);
-        Some((answer, (authority, id, Some(due))))
+        let issued = svids.current(&id).map_err(internal);
+        let due = issued.as_ref().ok().map(|issued| issued.due);
+        Some((issued.map(|issued| issued.answer), (svids, id, due)))
     })
 }
 
@@ -221,17 +225,50 @@ async fn sleep_until(due: SystemTime) {
     }
 }
 
-fn x509_svid(authority: &Authority, id: &SpiffeId) -> Result<pb::X509svidResponse> {
-    let svid = authority.issue(id)?;
-    tracing::debug!(%id, life_s = authority.svid_life().as_secs(), now = unix_seconds(SystemTime::now()), "SVID issued");
-    let svid = pb::X509svid {
-        spiffe_id: id.to_string(),
-        x509_svid: svid.certificate.to_vec(),
-        x509_svid_key: svid.key.secret_pkcs8_der().to_vec(),
-        bundle: authority.root().to_vec(),
-        hint: String::new(),
-    };
-    Ok(pb::X509svidResponse { svids: vec![svid], crl: Vec::new(), federated_bundles: BTreeMap::new() })
+/// The SVIDs in use.
+struct Svids {
+    authority: Authority,
+    issued: Mutex<BTreeMap<SpiffeId, Issued>>,
+}
+
+#[derive(Clone)]
+struct Issued {
+    answer: pb::X509svidResponse,
+    /// When the next one takes its place.
+    due: SystemTime,
+}
+
+impl Svids {
+    fn current(&self, id: &SpiffeId) -> Result<Issued> {
+        let now = SystemTime::now();
+        let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = issued.get(id).filter(|found| now < found.due) {
+            return Ok(found.clone());
+        }
+        let new = self.issue(id, now)?;
+        if issued.len() >= MAX_REMEMBERED {
+            issued.retain(|_, old| now < old.due);
+        }
+        if issued.len() < MAX_REMEMBERED {
+            issued.insert(id.clone(), new.clone());
+        }
+        Ok(new)
+    }
+
+    fn issue(&self, id: &SpiffeId, now: SystemTime) -> Result<Issued> {
+        let life = self.authority.svid_life();
+        let svid = self.authority.issue(id)?;
+        tracing::debug!(%id, ?life, "SVID issued");
+        let svid = pb::X509svid {
+            spiffe_id: id.to_string(),
+            x509_svid: svid.certificate.to_vec(),
+            x509_svid_key: svid.key.secret_pkcs8_der().to_vec(),
+            bundle: self.authority.root().to_vec(),
+            hint: String::new(),
+        };
+        let answer = pb::X509svidResponse { svids: vec![svid], crl: Vec::new(), federated_bundles: BTreeMap::new() };
+        Ok(Issued { answer, due: now + life * ROTATE_AFTER.0 / ROTATE_AFTER.1 })
+    }
 }
 
 /// The host name, with what a SPIFFE ID cannot hold replaced.
@@ -382,6 +419,8 @@ mod tests {
             assert_ne!(svid.x509_svid, last);
             last = svid.x509_svid;
         }
+        let mut again = client(&server.path).await.fetch_x509svid(pb::X509svidRequest {}).await.unwrap().into_inner();
+        assert_eq!(bounded(again.message()).await.unwrap().unwrap().svids[0].x509_svid, last, "who connects again keeps its SVID");
         let path = server.path.clone();
         server.stop().await;
         assert!(bounded(stream.message()).await.unwrap().is_none(), "the stream ends without an error");
