@@ -1,0 +1,22 @@
+//! The Linux kernel: namespaces, netlink, links, addresses, routes, tunnels, probes; observe and apply.
+//!
+//! The only crate with `unsafe`, all of it in [`sys`], each block with its reason. Not here: what should exist (that is
+//! decided in `nsm-hop`), and any external program: everything goes through system calls and netlink.
+//!
+//! Two rules hold everywhere. A namespace is entered only by a thread made for that purpose, which ends afterwards; and
+//! a socket remembers the namespace in which it was opened, so all later work happens from the threads at home.
+
+mod error;
+mod inet;
+mod link;
+pub mod net;
+pub mod netns;
+mod nl;
+pub mod probe;
+mod snapshot;
+#[allow(unsafe_code)]
+mod sys;
+mod uapi;
+
+/// Routes made for a wire carry this protocol number, by which they are told from all others.
+pub const ROUTE_PROTOCOL: u8 = 0xB4;

@@ -1,0 +1,149 @@
+//! Namespaces, the topology handle and the probes, against the real kernel. Needs root or a user namespace of its own.
+
+use nsm_linux::{
+    net::Net,
+    netns,
+    probe::{self, Fragments, PingOptions},
+};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+const MUST: &str = "this test makes network namespaces: run it as root or under `unshare -Urnm`";
+
+fn two_pods() -> (Net, Net) {
+    let (a, b) = (netns::create().expect(MUST), netns::create().expect(MUST));
+    let (a, b) = (Net::new(&a).unwrap(), Net::new(&b).unwrap());
+    a.veth("left", b.netns(), "right").unwrap();
+    for (net, dev, addresses) in [(&a, "left", ["10.0.0.1/24", "fd00::1/64"]), (&b, "right", ["10.0.0.2/24", "fd00::2/64"])] {
+        net.loopback_up().unwrap();
+        net.up(dev).unwrap();
+        for address in addresses {
+            net.address_add(dev, address.parse().unwrap()).unwrap();
+        }
+    }
+    (a, b)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ping_over_a_pair_both_families() {
+    let (a, _b) = two_pods();
+    for to in ["10.0.0.2", "fd00::2"] {
+        let options = PingOptions { count: 3, interval: Duration::from_millis(1), ..PingOptions::once(to.parse().unwrap()) };
+        let report = probe::ping(a.netns(), options).await.unwrap();
+        assert!(report.complete(), "{to}: {report:?}");
+        assert!(report.rtt_median.unwrap() <= report.rtt_max.unwrap());
+    }
+    let lost = PingOptions { timeout: Duration::from_millis(30), ..PingOptions::once("10.0.0.9".parse().unwrap()) };
+    assert_eq!(probe::ping(a.netns(), lost).await.unwrap().received, 0);
+    let unreachable = probe::ping(a.netns(), PingOptions::once("192.0.2.1".parse().unwrap())).await.unwrap();
+    assert!(unreachable.send_error.unwrap().contains("unreachable"));
+}
+
+#[tokio::test]
+async fn a_long_packet_that_may_not_be_split_is_refused() {
+    let (a, _b) = two_pods();
+    let long = PingOptions { size: 3000, fragments: Fragments::Forbidden, ..PingOptions::once("10.0.0.2".parse().unwrap()) };
+    let report = probe::ping(a.netns(), long.clone()).await.unwrap();
+    assert!(report.received == 0 && report.send_error.is_some(), "{report:?}");
+    let split = probe::ping(a.netns(), PingOptions { fragments: Fragments::Allowed, ..long }).await.unwrap();
+    assert!(split.complete(), "{split:?}");
+}
+
+#[tokio::test]
+async fn udp_and_tcp_reach_their_servers_only_through_the_pair() {
+    let (a, b) = two_pods();
+    let patience = Duration::from_secs(2);
+    let any: SocketAddr = "10.0.0.2:0".parse().unwrap();
+    let (udp, tcp) = (probe::udp_echo_server(b.netns(), any).await.unwrap(), probe::tcp_echo_server(b.netns(), any).await.unwrap());
+    assert_eq!(probe::udp_exchange(a.netns(), udp.address, b"hello", patience).await.unwrap().unwrap(), b"hello");
+    assert_eq!(probe::tcp_get(a.netns(), tcp.address, b"hello", patience).await.unwrap(), b"hello");
+    let elsewhere = netns::create().unwrap();
+    assert!(probe::tcp_connect(&elsewhere, tcp.address, patience).await.is_err());
+}
+
+#[test]
+fn snapshot_is_a_ledger() {
+    let (a, b) = two_pods();
+    let before = a.snapshot().unwrap();
+    assert_eq!(before, a.snapshot().unwrap());
+    a.route_add("192.0.2.0/24".parse().unwrap(), Some("10.0.0.2".parse().unwrap()), "left").unwrap();
+    let hop = a.route_get("192.0.2.7".parse().unwrap(), None).unwrap();
+    assert_eq!((hop.dev.as_str(), hop.via, hop.src), ("left", Some("10.0.0.2".parse().unwrap()), Some("10.0.0.1".parse().unwrap())));
+    assert_eq!(a.snapshot().unwrap().len(), before.len() + 1);
+    a.route_delete("192.0.2.0/24".parse().unwrap(), Some("10.0.0.2".parse().unwrap()), "left").unwrap();
+    assert_eq!(a.snapshot().unwrap(), before);
+    assert_eq!(a.route_get("192.0.2.7".parse().unwrap(), None).unwrap_err().kind, nsm_api::Kind::NotFound);
+    a.delete("left").unwrap();
+    assert!(b.links().unwrap().iter().all(|link| link.name == "lo"));
+}
+
+#[test]
+fn links_tell_what_they_are() {
+    let (a, _b) = two_pods();
+    a.bridge("br").unwrap();
+    a.set_master("left", Some("br")).unwrap();
+    a.set_alias("left", "mine").unwrap();
+    a.set_mtu("left", 1400).unwrap();
+    let links = a.links().unwrap();
+    let (left, bridge) = (links.iter().find(|l| l.name == "left").unwrap(), links.iter().find(|l| l.name == "br").unwrap());
+    assert_eq!((left.kind.as_str(), left.alias.as_str(), left.mtu, left.up), ("veth", "mine", 1400, true));
+    assert!(left.peer.is_some() && left.master == Some(bridge.index) && bridge.kind == "bridge");
+    a.set_sysctl("net/ipv4/ip_forward", "1").unwrap();
+    let read = netns::run_in_blocking(a.netns(), || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")).unwrap().unwrap();
+    assert_eq!(read.trim(), "1");
+    assert!(a.up("missing").unwrap_err().to_string().contains("missing"));
+    assert!(a.stats("left").unwrap().tx_packets < 1000);
+}
+
+#[test]
+fn a_received_descriptor_must_be_a_network_namespace() {
+    let open = |path: &str, flags| Arc::new(rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap());
+    use rustix::fs::OFlags;
+    assert!(netns::from_fd(open("/dev/null", OFlags::RDONLY)).unwrap_err().reason.contains("not a namespace"));
+    assert!(netns::from_fd(open("/proc/self/ns/mnt", OFlags::RDONLY)).unwrap_err().reason.contains("another kind"));
+    let here = netns::current().unwrap();
+    assert_eq!(netns::from_fd(open("/proc/thread-self/ns/net", OFlags::RDONLY)).unwrap(), here);
+    let by_path = netns::from_fd(open("/proc/thread-self/ns/net", OFlags::PATH)).unwrap();
+    assert_eq!(netns::run_in_blocking(&by_path, || netns::current().unwrap()).unwrap(), here);
+}
+
+#[test]
+fn named_namespaces_are_those_of_ip_netns() {
+    let name = format!("nsm-test-{}", std::process::id());
+    let made = netns::create_named(&name).expect(MUST);
+    let taken = netns::create_named(&name).unwrap_err();
+    let (listed, opened) = (netns::list_named().unwrap().contains(&name), netns::open_named(&name));
+    netns::delete_named(&name).unwrap();
+    assert_eq!(taken.kind, nsm_api::Kind::Conflict);
+    assert!(listed);
+    assert_eq!(opened.unwrap(), made);
+    netns::delete_named(&name).unwrap();
+    assert!(!netns::list_named().unwrap().contains(&name));
+    assert!(netns::create_named("../etc").is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn threads_stay_at_home() {
+    let home = netns::current().unwrap();
+    let mut visits = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        visits.spawn(async {
+            let pod = netns::create().expect(MUST);
+            assert_eq!(netns::run_in(&pod, || netns::current().unwrap()).await.unwrap(), pod);
+        });
+    }
+    while let Some(visit) = visits.join_next().await {
+        visit.unwrap();
+    }
+    let mut workers = 0;
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let path = task.unwrap().path();
+        // Visiting threads of other tests come and go; those of the runtimes have a name.
+        if std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("tokio-rt")) {
+            workers += 1;
+            if let Ok(found) = netns::open(path.join("ns/net")) {
+                assert_eq!(found, home);
+            }
+        }
+    }
+    assert!(workers >= 4, "the runtime has {workers} threads");
+}
