@@ -38,6 +38,7 @@
 mod args;
 mod duration;
 mod nearest;
+pub mod shared;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -138,6 +138,10 @@ impl Opt {
     pub const fn words(name: &'static str, shape: Shape, help: &'static str) -> Opt {
         Opt { positional: true, ..Opt::new(name, "", "", shape, help) }
     }
+    /// The same with another default.
+    pub const fn or(self, default: &'static str) -> Opt {
+        Opt { default, ..self }
+    }
     /// The same, with a one-letter flag.
     pub const fn short(self, letter: char) -> Opt {
         Opt { short: Some(letter), ..self }

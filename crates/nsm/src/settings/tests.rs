@@ -103,7 +103,7 @@ fn all_mistakes_are_told_at_once_with_name_value_and_what_is_allowed() {
         r#"--tunnel-ip "here": invalid IP address syntax, allowed is an IPv4 or IPv6 address"#,
         r#"NSM_DIAL_TIMEOUT="-1m": is negative, allowed is a duration such as 750ms"#,
         r#"NSM_REGISTER="yes": is neither true nor false, allowed is true or false"#,
-        r#"NSM_LISTEN_ON="http://x:1,tcp://:1": "http://x:1" has a scheme nobody knows, allowed is unix:///path, tcp://host:port or host:port;"#,
+        r#"NSM_LISTEN_ON="http://x:1,tcp://:1": "http://x:1": has a scheme nobody knows, allowed is unix:///path, tcp://host:port or host:port;"#,
         r#"NSM_PORT="70000": number too large to fit in target type, allowed is a whole number from 0 to 65535"#,
         r#"NSM_SERVICE (--service) is not set, set it as for instance NSM_SERVICE=vpn"#,
         "NSM_PASSWORD=***: is weak",

@@ -15,7 +15,7 @@ pub(crate) fn parse<T: FromStr<Err: fmt::Display + 'static>>(text: &str) -> Resu
 
 /// The same for one of several, which the sentence names.
 pub(crate) fn item<T: FromStr<Err: fmt::Display + 'static>>(text: &str) -> Result<T, String> {
-    parse(text).map_err(|problem| format!("{text:?} {problem}"))
+    parse(text).map_err(|problem| format!("{text:?}: {problem}"))
 }
 
 /// Go's `ParseBool`.
