@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accept;
 mod authority;
 mod hop_ids;
 mod jwt;

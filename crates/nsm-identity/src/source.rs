@@ -36,9 +36,8 @@ pub struct Token {
 /// The SVID and the trusted bundles follow the Workload API without a restart. When the API goes away, what it
 /// gave last stays in use until it expires.
 ///
-/// **Dialers try a failed handshake once more.** While a new SVID is taken into use (well under a millisecond)
-/// handshakes fail on purpose, on either side. So: await [`Source::ready`], shake hands, and if that fails,
-/// await it again and try once more. Servers await it before each handshake.
+/// **Dialers try a failed handshake once more**, after [`Source::ready`]. While a new SVID is taken into use
+/// (well under a millisecond, on either side) handshakes fail on purpose; the second one does not.
 #[derive(Clone)]
 pub struct Source(Arc<Inner>);
 
@@ -112,7 +111,7 @@ impl Source {
     pub fn client_tls(&self) -> Arc<ClientConfig> {
         self.0.client.clone()
     }
-    /// Waits while a new SVID is taken into use, so that the next handshake does not fail for that reason.
+    /// Waits while a new SVID is taken into use, so that a second handshake does not fail for that reason.
     /// Returns at once almost always, and at last after a second: a handshake then tells what is wrong.
     pub async fn ready(&self) {
         for status in &self.0.status {
