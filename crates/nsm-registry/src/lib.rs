@@ -3,6 +3,7 @@
 //! [`Registry`] is the registry process: it decides (who owns a name, how long an endpoint lives) over an
 //! [`Engine`] that only stores, indexes and tells of changes. [`LocalBypass`] is the registry as a manager shows
 //! it to its node: endpoints of this node are reached directly, those of others through their manager.
+//! [`manifest`] reads and writes the YAML form.
 //!
 //! Not here: any socket, file, environment variable or wall clock (it is passed in); the choice of an endpoint for
 //! a client (selectors, templates, weights), which is in `nsm-hop`.
@@ -11,6 +12,7 @@
 
 mod bypass;
 mod engine;
+pub mod manifest;
 mod memory;
 mod query;
 mod registry;
