@@ -21,4 +21,6 @@ pub mod reserve;
 pub mod role;
 pub mod select;
 pub mod template;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod wiring;
