@@ -12,7 +12,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new([&protos])?;
     compiler.include_imports(true).open_files(FILES)?;
     let descriptors = out.join("descriptors.bin");
-    fs::write(&descriptors, compiler.encode_file_descriptor_set())?;
+    let encoded = compiler.encode_file_descriptor_set();
+    // Only when it differs: the file counts as an input of this very script.
+    if fs::read(&descriptors).ok().as_deref() != Some(&encoded[..]) {
+        fs::write(&descriptors, encoded)?;
+    }
 
     buffa_build::Config::new()
         .descriptor_set(&descriptors)

@@ -2,10 +2,38 @@
 //!
 //! Composition only. What a role does with a Request is decided in `nsm-hop`.
 
+mod client;
+mod endpoint;
+mod forwarder;
+mod identity;
+mod manager;
+mod node;
+mod process;
+mod registration;
+mod registry;
+
 use crate::program::Program;
 
 /// Every role, in the order of `--help`.
 pub fn all() -> Vec<Program> {
-    // One line for each: Program::role("manager", "The manager of a node", manager::OPTIONS, manager::run)
-    vec![]
+    vec![
+        Program::role("node", "Identity, registry, manager and forwarder of one node in one process", node::OPTIONS, node::run),
+        Program::role("identity", "An authority that gives processes their SPIFFE identity", identity::OPTIONS, identity::run),
+        Program::role("registry", "Services and endpoints of one domain", registry::OPTIONS, registry::run),
+        Program::role("manager", "The control plane of one node", manager::OPTIONS, manager::run),
+        Program::role("forwarder", "Makes the wires of one node", forwarder::OPTIONS, forwarder::run),
+        Program::role("client", "Asks for network services and keeps them", client::OPTIONS, client::run),
+        Program::role(
+            "endpoint icmp-responder",
+            "Gives clients addresses, answers pings, offers routes",
+            endpoint::ICMP_RESPONDER,
+            endpoint::icmp_responder,
+        ),
+        Program::role(
+            "endpoint passthrough",
+            "Joins each client to the next endpoint of the service",
+            endpoint::PASSTHROUGH,
+            endpoint::passthrough,
+        ),
+    ]
 }

@@ -1,0 +1,170 @@
+//! `nsm client`: asks for network services, keeps them, and closes them when it is told to stop.
+
+use super::{
+    process::{CONNECT_TO, Common, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
+    registration::own_netns,
+};
+use crate::{
+    context::Context,
+    nsurl::ServiceUrl,
+    settings::{Opt, Settings, Shape},
+};
+use futures::future::{join_all, select_all};
+use nsm_api::*;
+use nsm_hop::{
+    hop::Hop,
+    kernel::{IfName, Netns},
+    mechanism::{own_kernel, service_interface_name},
+    onward::Fixed,
+    reserve::Environment,
+    role::{NoWires, Role, Standing, Timing},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+/// Settings of `nsm client`.
+pub const OPTIONS: &[Opt] = &[
+    WORKLOAD_API,
+    MAX_TOKEN_LIFETIME,
+    CONNECT_TO,
+    Opt::new("dial-timeout", "NSM_DIAL_TIMEOUT", "5s", Shape::Duration, "Longest wait for the manager to accept a connection"),
+    Opt::new("name", "NSM_NAME", "nsc", Shape::Text, "Name of this process in paths; its connections are called NAME-0, NAME-1, ..."),
+    Opt::new("request-timeout", "NSM_REQUEST_TIMEOUT", "15s", Shape::Duration, "Longest wait for one try"),
+    Opt::new("network-services", "NSM_NETWORK_SERVICES", "", Shape::Services, "What to ask for: kernel://SERVICE/INTERFACE?LABEL=VALUE"),
+    Opt::new(
+        "mode",
+        "NSM_MODE",
+        "stay",
+        Shape::OneOf(&["stay", "init"]),
+        "stay: keep the wires, close them at the end; init: end as soon as they are up",
+    ),
+    Opt::accepted("labels", "NSM_LABELS"),
+    Opt::accepted("mechanism", "NSM_MECHANISM"),
+    Opt::accepted("awareness-groups", "NSM_AWARENESS_GROUPS"),
+    Opt::accepted("local-dns-server-enabled", "NSM_LOCAL_DNS_SERVER_ENABLED"),
+    Opt::accepted("local-dns-server-address", "NSM_LOCAL_DNS_SERVER_ADDRESS"),
+    Opt::accepted("liveness-check-enabled", "NSM_LIVENESS_CHECK_ENABLED"),
+    Opt::accepted("liveness-check-interval", "NSM_LIVENESS_CHECK_INTERVAL"),
+    Opt::accepted("liveness-check-timeout", "NSM_LIVENESS_CHECK_TIMEOUT"),
+];
+/// Pauses between tries, doubled from the first to the last.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Asks until everything is up; in mode `stay`, keeps it until it is told to stop.
+pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
+    let common = Common::read(&mut settings);
+    let (name, manager): (HopName, Target) = (settings.text("name"), settings.text("connect-to"));
+    let timeout = settings.duration("request-timeout");
+    let stay = settings.choice("mode") == "stay";
+    let urls: Vec<ServiceUrl> = settings.list("network-services");
+    if urls.is_empty() {
+        settings.mistake("--network-services names no service");
+    }
+    settings.finish()?;
+
+    let process = Process::start(&common).await?;
+    let here = own_netns()?;
+    let requests: Vec<Request> = urls.iter().enumerate().map(|(i, url)| request(&name, i, url, &here)).collect::<Result<_>>()?;
+    let hop = hop(name, &process, manager, timeout, &context)?;
+    let client = Client { hop, context, timeout };
+    client.keep(requests, stay).await
+}
+
+fn hop(name: HopName, process: &Process, manager: Target, timeout: Duration, context: &Context) -> Result<Hop> {
+    Ok(Hop::new(Role {
+        name,
+        standing: Standing::Origin,
+        issuer: process.issuer.clone(),
+        admit: vec![],
+        reserve: vec![Box::new(Environment(context.labels.clone()))],
+        onward: Box::new(Fixed(manager)),
+        dial: process.dial(),
+        wiring: Box::new(NoWires),
+        kernel: Arc::new(nsm_linux::LinuxKernel::new()?),
+        generation: process.generation,
+        timing: Timing { request_timeout: timeout, close_timeout: timeout, ..Timing::default() },
+    }))
+}
+
+/// The Request for the `i`-th service.
+fn request(name: &HopName, i: usize, url: &ServiceUrl, here: &Netns) -> Result<Request> {
+    let id = ConnectionId::new(format!("{name}-{i}"))?;
+    let mut connection = Connection::new(id.clone(), url.service.clone());
+    connection.labels.clone_from(&url.labels);
+    let mut files = Files::default();
+    let mechanism = match url.mechanism.kind {
+        MechanismKind::Kernel => {
+            let generated = || service_interface_name(&url.service, &id);
+            let interface = url.interface().map_or_else(generated, str::to_owned);
+            IfName::new(&interface)?;
+            own_kernel(here, Some(&interface), &mut files)
+        }
+        _ => url.mechanism.clone(),
+    };
+    Ok(Request { connection, preferences: vec![mechanism], files })
+}
+
+struct Client {
+    hop: Hop,
+    context: Context,
+    timeout: Duration,
+}
+
+impl Client {
+    async fn keep(&self, requests: Vec<Request>, stay: bool) -> Result<()> {
+        let up = tokio::select! {
+            up = self.connect_all(&requests) => up,
+            () = self.context.shutdown.started() => Ok(()),
+        };
+        if up.is_ok() && !self.context.shutdown.is_started() {
+            self.context.notify.ready();
+            if !stay {
+                return Ok(());
+            }
+            self.context.shutdown.started().await;
+        }
+        let closed = self.close_all(requests).await;
+        up.and(closed)
+    }
+
+    /// All at the same time: one that cannot be had does not keep the others away. Ends at the first that never can.
+    async fn connect_all(&self, requests: &[Request]) -> Result<()> {
+        let mut tries: Vec<_> = requests.iter().map(|request| Box::pin(self.connect(request))).collect();
+        while !tries.is_empty() {
+            let (result, _, rest) = select_all(tries).await;
+            result?;
+            tries = rest;
+        }
+        Ok(())
+    }
+
+    async fn connect(&self, request: &Request) -> Result<()> {
+        let mut pause = PAUSE.0;
+        loop {
+            match self.hop.request(request.clone(), Caller::within(self.timeout)).await {
+                Ok(answer) => {
+                    let connection = answer.connection;
+                    let path: Vec<&str> = connection.path.segments.iter().map(|segment| segment.name.as_str()).collect();
+                    info!("successfully connected to {}. Path: {}", connection.network_service, path.join(" -> "));
+                    return Ok(());
+                }
+                Err(error) => {
+                    warn!("failed connect to NSMgr: {error}");
+                    self.context.notify.status(&error.to_string());
+                    if !error.retryable() {
+                        return Err(error);
+                    }
+                }
+            }
+            sleep(pause.mul_f64(rand::random_range(0.7..1.0))).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    /// What could not be closed in time ends by its expiry.
+    async fn close_all(&self, requests: Vec<Request>) -> Result<()> {
+        let close = |request: Request| self.hop.close(request.connection, Files::default(), Caller::within(self.timeout));
+        join_all(requests.into_iter().map(close)).await.into_iter().collect()
+    }
+}

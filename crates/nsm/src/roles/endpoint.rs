@@ -1,0 +1,211 @@
+//! `nsm endpoint KIND`: provides network services.
+//!
+//! `icmp-responder` gives its clients addresses and answers their pings; networks behind it become their routes.
+//! `passthrough` joins each client to the next endpoint of the same service, chosen by labels of its own.
+
+use super::{
+    process::{self, CONNECT_TO, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
+    registration::{Registration, own_netns, own_socket},
+};
+use crate::{
+    context::Context,
+    settings::{Opt, Settings, Shape},
+};
+use futures::TryStreamExt;
+use ipnet::IpNet;
+use nsm_api::*;
+use nsm_hop::{
+    hop::Hop,
+    mechanism::{KernelEnd, Negotiate},
+    onward::{Chain, End},
+    reserve::{Ipam, Routes},
+    role::{NoWires, Onward, Reserve, Role, Standing, Timing, Wiring},
+    wiring::SpliceWiring,
+};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tracing::warn;
+
+/// Settings of `nsm endpoint icmp-responder`.
+pub const ICMP_RESPONDER: &[Opt] = &[
+    WORKLOAD_API,
+    MAX_TOKEN_LIFETIME,
+    DIAL_TIMEOUT,
+    CONNECT_TO,
+    NAME,
+    DIR,
+    SERVICES,
+    PAYLOAD,
+    LABELS,
+    REGISTER_SERVICE,
+    UNREGISTER,
+    POLICIES,
+    Opt::new("cidr-prefix", "NSM_CIDR_PREFIX", "169.254.0.0/16", Shape::Prefixes, "Addresses for endpoint and clients"),
+    Opt::new("route", "NSM_ROUTES", "", Shape::List, "Networks behind this endpoint, as routes for its clients"),
+    Opt::accepted("ipam-policy", "NSM_IPAM_POLICY"),
+    Opt::accepted("dns-configs", "NSM_DNS_CONFIGS"),
+    Opt::accepted("idle-timeout", "NSM_IDLE_TIMEOUT"),
+    Opt::accepted("pbr-config-path", "NSM_PBR_CONFIG_PATH"),
+];
+/// Settings of `nsm endpoint passthrough`.
+pub const PASSTHROUGH: &[Opt] = &[
+    WORKLOAD_API,
+    MAX_TOKEN_LIFETIME,
+    DIAL_TIMEOUT,
+    CONNECT_TO,
+    NAME,
+    DIR,
+    SERVICES,
+    PAYLOAD,
+    LABELS,
+    REGISTER_SERVICE,
+    UNREGISTER,
+    POLICIES,
+    Opt::new("client-labels", "NSM_CLIENT_LABELS", "", Shape::Map, "Labels of the onward Request, instead of the client's"),
+];
+const NAME: Opt = Opt::new("name", "NSM_NAME", "icmp-server", Shape::Text, "Name of this process in paths and in the registry");
+const DIR: Opt = Opt::new("dir", "NSM_BASE_DIR", "./", Shape::Directory, "Where its socket is made");
+const SERVICES: Opt = Opt::new("service-names", "NSM_SERVICE_NAMES", "icmp-responder", Shape::List, "Services that it provides");
+const PAYLOAD: Opt =
+    Opt::new("payload", "NSM_PAYLOAD", "ETHERNET", Shape::OneOf(&["ETHERNET", "IP"]), "What the services carry, if it registers them");
+const LABELS: Opt = Opt::new("labels", "NSM_LABELS", "", Shape::Map, "Labels that it advertises for its services");
+const REGISTER_SERVICE: Opt = Opt::new("register-service", "NSM_REGISTER_SERVICE", "true", Shape::Bool, "Register the services, too");
+const UNREGISTER: Opt = Opt::accepted("unregister-itself", "NSM_UNREGISTER_ITSELF");
+const POLICIES: Opt = Opt::accepted("registry-client-policies", "NSM_REGISTRY_CLIENT_POLICIES");
+/// Longest wait for the registry to take a service.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// `nsm endpoint icmp-responder`
+pub async fn icmp_responder(mut settings: Settings, context: Context) -> Result<()> {
+    let config = Config::read(&mut settings);
+    let pools = settings.prefix_groups("cidr-prefix");
+    let routes: Vec<IpNet> = settings.list("route");
+    settings.finish()?;
+
+    let parts = Parts {
+        reserve: vec![Box::new(Negotiate(vec![Box::new(KernelEnd(own_netns()?))])), Box::new(Ipam::new(pools)), Box::new(Routes(routes))],
+        onward: Box::new(End),
+        wiring: Box::new(NoWires),
+    };
+    config.serve(parts, context).await
+}
+
+/// `nsm endpoint passthrough`
+pub async fn passthrough(mut settings: Settings, context: Context) -> Result<()> {
+    let config = Config::read(&mut settings);
+    let labels = settings.map("client-labels");
+    settings.finish()?;
+
+    let netns = own_netns()?;
+    let parts = Parts {
+        reserve: vec![Box::new(Negotiate(vec![Box::new(KernelEnd(netns.clone()))]))],
+        onward: Box::new(Chain { manager: config.manager.clone(), labels, netns }),
+        wiring: Box::new(SpliceWiring),
+    };
+    config.serve(parts, context).await
+}
+
+/// What distinguishes one kind of endpoint from another.
+struct Parts {
+    reserve: Vec<Box<dyn Reserve>>,
+    onward: Box<dyn Onward>,
+    wiring: Box<dyn Wiring>,
+}
+
+/// What all kinds have.
+struct Config {
+    common: Common,
+    name: HopName,
+    manager: Target,
+    dir: PathBuf,
+    services: Vec<ServiceName>,
+    payload: Payload,
+    labels: Labels,
+    register_service: bool,
+}
+
+impl Config {
+    fn read(settings: &mut Settings) -> Config {
+        Config {
+            common: Common::read(settings),
+            name: settings.text("name"),
+            manager: settings.text("connect-to"),
+            dir: settings.text("dir"),
+            services: settings.list("service-names"),
+            payload: settings.choice("payload").into(),
+            labels: settings.map("labels"),
+            register_service: settings.boolean("register-service"),
+        }
+    }
+
+    async fn serve(self, parts: Parts, context: Context) -> Result<()> {
+        let process = Process::start(&self.common).await?;
+        let hop = Hop::new(Role {
+            name: self.name.clone(),
+            standing: Standing::Server,
+            issuer: process.issuer.clone(),
+            admit: vec![],
+            reserve: parts.reserve,
+            onward: parts.onward,
+            dial: process.dial(),
+            wiring: parts.wiring,
+            kernel: Arc::new(nsm_linux::LinuxKernel::new()?),
+            generation: process.generation,
+            timing: Timing::default(),
+        });
+        let path = self.socket();
+        let served = process.serve(vec![Target::Unix(path.clone())], Some(Arc::new(hop)), None, &context).await?;
+
+        let registry = process.dialer.registry(&self.manager);
+        if self.register_service {
+            self.register_services(registry.as_ref(), &context).await?;
+        }
+        let (url, socket) = own_socket(&path)?;
+        let registration = Registration::start(registry, self.record(url, &context)?, socket, &context).await;
+        context.notify.ready();
+        let ended = process::ended(served).await;
+        registration.end().await;
+        ended
+    }
+
+    fn socket(&self) -> PathBuf {
+        let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+        self.dir.join(format!("{}.sock", self.name.as_str().chars().map(safe).collect::<String>()))
+    }
+
+    /// An entry for every service, even without labels: the manager adds those of the node to each entry.
+    fn record(&self, url: String, context: &Context) -> Result<NetworkServiceEndpoint> {
+        let mut endpoint = NetworkServiceEndpoint::new(self.name.as_str().parse()?, self.services.clone(), url);
+        let mut labels = context.labels.clone();
+        labels.extend(self.labels.clone());
+        endpoint.network_service_labels = self.services.iter().map(|service| (service.clone(), labels.clone())).collect();
+        Ok(endpoint)
+    }
+
+    /// A service that is there already is left as it is: it may have rules that we do not know.
+    async fn register_services(&self, registry: &dyn RegistryApi, context: &Context) -> Result<()> {
+        for name in &self.services {
+            let service = NetworkService::new(name.clone(), self.payload.clone());
+            while let Err(error) = register_unless_there(registry, &service).await {
+                warn!(%error, "service not registered");
+                context.notify.status(&error.to_string());
+                if !error.retryable() {
+                    return Err(error);
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_millis(500)) => {}
+                    () = context.shutdown.started() => return Ok(()),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn register_unless_there(registry: &dyn RegistryApi, service: &NetworkService) -> Result<()> {
+    let query = ServiceQuery { name: Some(service.name.clone()), ..ServiceQuery::default() };
+    let found: Vec<ServiceUpdate> = registry.find_services(query, Caller::within(REGISTER_TIMEOUT)).await?.try_collect().await?;
+    if found.iter().any(|update| !update.deleted && update.service.name == service.name) {
+        return Ok(());
+    }
+    registry.register_service(service.clone(), Caller::within(REGISTER_TIMEOUT)).await.map(drop)
+}

@@ -1,0 +1,209 @@
+//! What the process of every role has: an identity, a way to call others, a way to be called.
+
+use crate::{
+    context::Context,
+    settings::{Opt, Settings, Shape},
+};
+use nsm_api::*;
+use nsm_grpc::{DialOptions, Dialer, ServeOptions};
+use nsm_hop::role::{Dial, Issuer};
+use nsm_identity::{HopIds, Source};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// Longest wait for the first identity. The authority may start at the same time as we do.
+const IDENTITY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where the identity comes from.
+pub const WORKLOAD_API: Opt = Opt::new(
+    "workload-api",
+    "SPIFFE_ENDPOINT_SOCKET",
+    "unix:///run/nsm/workload.sock",
+    Shape::Target,
+    "SPIFFE Workload API that gives this process its identity",
+);
+/// How long a token lives.
+pub const MAX_TOKEN_LIFETIME: Opt = Opt::new(
+    "max-token-lifetime",
+    "NSM_MAX_TOKEN_LIFETIME",
+    "10m",
+    Shape::Duration,
+    "Longest life of a token, so of a connection without refresh",
+);
+/// How long a dial may take, for processes near each other.
+pub const DIAL_TIMEOUT: Opt =
+    Opt::new("dial-timeout", "NSM_DIAL_TIMEOUT", "750ms", Shape::Duration, "Longest wait for a peer to accept a connection");
+/// The manager of this node.
+pub const CONNECT_TO: Opt =
+    Opt::new("connect-to", "NSM_CONNECT_TO", "unix:///var/lib/networkservicemesh/nsm.io.sock", Shape::Target, "The manager of this node");
+
+/// What the tables above hold.
+pub struct Common {
+    workload_api: Target,
+    max_token_life: Duration,
+    dial_timeout: Duration,
+}
+
+impl Common {
+    /// Reads [`WORKLOAD_API`], [`MAX_TOKEN_LIFETIME`] and [`DIAL_TIMEOUT`].
+    pub fn read(settings: &mut Settings) -> Common {
+        Common {
+            workload_api: settings.text("workload-api"),
+            max_token_life: settings.duration("max-token-lifetime"),
+            dial_timeout: settings.duration("dial-timeout"),
+        }
+    }
+}
+
+/// A process with an identity.
+#[derive(Clone)]
+pub struct Process {
+    source: Source,
+    /// Calls others.
+    pub dialer: Dialer,
+    /// Tokens, ids, clock.
+    pub issuer: Arc<dyn Issuer>,
+    /// Grows with every start.
+    pub generation: u64,
+}
+
+impl Process {
+    /// Waits for the identity.
+    pub async fn start(common: &Common) -> Result<Process> {
+        let source = Source::connect(&common.workload_api.to_string(), IDENTITY_TIMEOUT).await?;
+        let dialer = Dialer::new(
+            source.clone(),
+            DialOptions {
+                dial_timeout: common.dial_timeout,
+                max_token_life: common.max_token_life,
+                // Whoever dials here tries again by itself, or has another peer to try.
+                wait_for_ready: Duration::ZERO,
+            },
+        );
+        let issuer = Arc::new(ProcessIssuer { source: source.clone(), ids: HopIds::random()?, max_life: common.max_token_life });
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let generation = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        Ok(Process { source, dialer, issuer, generation })
+    }
+
+    /// Listens, and serves until the shutdown; answers as soon as everything listens.
+    pub async fn serve(
+        &self,
+        listen: Vec<Target>,
+        network: Option<Arc<dyn NetworkServiceApi>>,
+        registry: Option<Arc<dyn RegistryApi>>,
+        context: &Context,
+    ) -> Result<nsm_grpc::Served> {
+        let options = ServeOptions { listen, network, registry, source: self.source.clone() };
+        let shutdown = context.shutdown.clone();
+        nsm_grpc::serve(options, async move { shutdown.started().await }).await
+    }
+
+    /// Calls other processes.
+    pub fn dial(&self) -> Arc<dyn Dial> {
+        self.dial_with(BTreeMap::new())
+    }
+    /// Calls other processes, and `local` hops of this one without a wire.
+    pub fn dial_with(&self, local: BTreeMap<String, Arc<dyn NetworkServiceApi>>) -> Arc<dyn Dial> {
+        let direct = |hop| Arc::new(Direct { hop, id: self.source.id(), issuer: self.issuer.clone() }) as Arc<dyn NetworkServiceApi>;
+        Arc::new(ProcessDial { dialer: self.dialer.clone(), local: local.into_iter().map(|(name, hop)| (name, direct(hop))).collect() })
+    }
+}
+
+struct ProcessIssuer {
+    source: Source,
+    ids: HopIds,
+    max_life: Duration,
+}
+
+impl Issuer for ProcessIssuer {
+    fn token(&self, audience: Option<&SpiffeId>) -> Result<(String, SystemTime)> {
+        let token = self.source.token(audience, self.max_life, None)?;
+        Ok((token.text, token.expires))
+    }
+    fn connection_id(&self, caller: &Segment) -> ConnectionId {
+        self.ids.derive(&caller.name, &caller.id)
+    }
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+    fn random(&self, below: u64) -> u64 {
+        rand::random_range(0..below.max(1))
+    }
+}
+
+struct ProcessDial {
+    dialer: Dialer,
+    local: BTreeMap<String, Arc<dyn NetworkServiceApi>>,
+}
+
+impl Dial for ProcessDial {
+    fn dial(&self, target: &Target, socket: &Files) -> Arc<dyn NetworkServiceApi> {
+        match target {
+            Target::InProcess(name) if self.local.contains_key(name) => self.local[name].clone(),
+            _ => self.dialer.network_service(target, socket),
+        }
+    }
+}
+
+/// A call between roles of one process: the same words as over a wire, so the path that others see is the same.
+struct Direct {
+    hop: Arc<dyn NetworkServiceApi>,
+    id: SpiffeId,
+    issuer: Arc<dyn Issuer>,
+}
+
+impl Direct {
+    fn sign(&self, mut caller: Caller) -> Result<Caller> {
+        let (token, expires) = self.issuer.token(Some(&self.id))?;
+        caller.identity = Some(self.id.clone());
+        caller.token = token;
+        caller.token_expires = Some(expires);
+        Ok(caller)
+    }
+}
+
+#[async_trait::async_trait]
+impl NetworkServiceApi for Direct {
+    async fn request(&self, request: Request, caller: Caller) -> Result<Answer> {
+        self.hop.request(request, self.sign(caller)?).await
+    }
+    async fn close(&self, connection: Connection, files: Files, caller: Caller) -> Result<()> {
+        self.hop.close(connection, files, self.sign(caller)?).await
+    }
+    async fn monitor(&self, selector: Selector, caller: Caller) -> Result<Events> {
+        self.hop.monitor(selector, self.sign(caller)?).await
+    }
+}
+
+/// Waits until a server has ended as it should.
+pub async fn ended(served: nsm_grpc::Served) -> Result<()> {
+    served.ended.await.map_err(|problem| Error::internal("the server of this process", problem.to_string()))
+}
+
+/// The first address of this node that others can reach: global, not loopback, IPv4 before IPv6.
+pub fn node_address() -> Result<IpAddr> {
+    let here = nsm_linux::netns::current()?;
+    let net = nsm_linux::net::Net::new(&here)?;
+    let mut addresses: Vec<IpAddr> = net.addresses()?.into_iter().map(|entry| entry.address.addr()).filter(reachable).collect();
+    addresses.sort_by_key(IpAddr::is_ipv6);
+    addresses.into_iter().next().ok_or_else(|| {
+        Error::new(
+            Kind::NotFound,
+            "this node",
+            "has no address besides loopback",
+            "give it one, or name one with --tunnel-ip or --listen-on",
+        )
+    })
+}
+
+fn reachable(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local() && !address.is_unspecified(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local() && !address.is_unspecified(),
+    }
+}

@@ -1,0 +1,131 @@
+//! Keeps an endpoint in the registry: registers, registers again before it expires and when the registry forgot it.
+
+use crate::context::Context;
+use futures::StreamExt;
+use nsm_api::*;
+use nsm_hop::kernel::Netns;
+use rustix::fs::{Mode, OFlags, open};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{info, warn};
+
+/// Longest wait for one answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pauses between tries, doubled from the first to the last, with jitter.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long the farewell may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A registration that is kept until it is ended.
+pub struct Registration {
+    registry: Arc<dyn RegistryApi>,
+    endpoint: NetworkServiceEndpoint,
+    task: JoinHandle<()>,
+}
+
+impl Registration {
+    /// Registers, however often it takes, and keeps it so. Returns once the registry has agreed, or at the shutdown.
+    pub async fn start(registry: Arc<dyn RegistryApi>, endpoint: NetworkServiceEndpoint, socket: Files, context: &Context) -> Registration {
+        let (agreed, mut first) = watch::channel(false);
+        let keeper = Keeper { registry: registry.clone(), endpoint: endpoint.clone(), socket, agreed, context: context.clone() };
+        let task = tokio::spawn(keeper.run());
+        tokio::select! {
+            _ = first.wait_for(|agreed| *agreed) => {}
+            () = context.shutdown.started() => {}
+        }
+        Registration { registry, endpoint, task }
+    }
+
+    /// Takes the endpoint out of the registry, as far as that can be reached.
+    pub async fn end(self) {
+        self.task.abort();
+        let farewell = self.registry.unregister_endpoint(self.endpoint, Caller::within(FAREWELL));
+        match tokio::time::timeout(FAREWELL, farewell).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "not unregistered; the record expires by itself"),
+            Err(_) => warn!("not unregistered in time; the record expires by itself"),
+        }
+    }
+}
+
+struct Keeper {
+    registry: Arc<dyn RegistryApi>,
+    endpoint: NetworkServiceEndpoint,
+    socket: Files,
+    agreed: watch::Sender<bool>,
+    context: Context,
+}
+
+impl Keeper {
+    async fn run(self) {
+        let mut failures = 0;
+        loop {
+            match self.registry.register_endpoint(self.endpoint.clone(), self.socket.clone(), Caller::within(CALL_TIMEOUT)).await {
+                Ok(stored) => {
+                    failures = 0;
+                    if !self.agreed.send_replace(true) {
+                        info!(endpoint = %stored.name, "registered");
+                    }
+                    let left = stored.expiration_time.and_then(|end| end.duration_since(SystemTime::now()).ok());
+                    // Two thirds of the life; without an end nothing needs to be repeated, but a lost registry is noticed.
+                    let again = Instant::now() + left.map_or(Duration::from_secs(3600), |left| left.mul_f64(2.0 / 3.0));
+                    tokio::select! {
+                        () = sleep_until(again) => {}
+                        () = self.lost() => info!("the registry lost this endpoint; registering again"),
+                    }
+                }
+                Err(error) => {
+                    warn!(%error, "not registered; trying again");
+                    self.context.notify.status(&error.to_string());
+                    failures += 1;
+                }
+            }
+            if failures > 0 {
+                let pause = PAUSE.0.saturating_mul(1 << failures.min(10)).min(PAUSE.1);
+                sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            }
+        }
+    }
+
+    /// Resolves when the registry no longer has the endpoint, or has gone.
+    async fn lost(&self) {
+        let query = EndpointQuery { name: Some(self.endpoint.name.clone()), watch: true, ..EndpointQuery::default() };
+        let Ok(mut updates) = self.registry.find_endpoints(query, Caller::default()).await else {
+            sleep(PAUSE.1).await;
+            return;
+        };
+        while let Some(Ok((update, _))) = updates.next().await {
+            if update.deleted {
+                return;
+            }
+        }
+        // Everybody notices a lost registry at the same time, and must not come back at the same time.
+        sleep(PAUSE.0.mul_f64(rand::random_range(0.0..5.0))).await;
+    }
+}
+
+/// The address and the file of a socket of ours, as others on this node can be given it.
+pub fn own_socket(path: &Path) -> Result<(String, Files)> {
+    let failed = |error: rustix::io::Errno| {
+        Error::new(Kind::Kernel, format!("socket {}", path.display()), error.to_string(), "check its directory's permissions")
+    };
+    let file = Arc::new(open(path, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()).map_err(failed)?);
+    let stat = rustix::fs::fstat(&file).map_err(failed)?;
+    let key = InodeKey { dev: stat.st_dev, ino: stat.st_ino };
+    let mut files = Files::default();
+    files.insert(key, file);
+    Ok((key.to_string(), files))
+}
+
+/// The network namespace of this process.
+pub fn own_netns() -> Result<Netns> {
+    nsm_linux::netns::current()
+}

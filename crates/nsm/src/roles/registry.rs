@@ -1,0 +1,43 @@
+//! `nsm registry`: services and endpoints of one domain.
+
+use super::process::{self, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API};
+use crate::{
+    context::Context,
+    settings::{Opt, Settings, Shape},
+};
+use nsm_api::{RegistryApi, Result, Target};
+use nsm_registry::{MemoryEngine, Registry};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+/// Settings of `nsm registry`.
+pub const OPTIONS: &[Opt] = &[
+    WORKLOAD_API,
+    MAX_TOKEN_LIFETIME,
+    DIAL_TIMEOUT,
+    Opt::new("listen-on", "NSM_LISTEN_ON", "tcp://:5002", Shape::Targets, "Where to listen"),
+    Opt::new("expire-period", "NSM_EXPIRE_PERIOD", "1m", Shape::Duration, "Longest life of an endpoint without another Register"),
+    Opt::accepted("proxy-registry-url", "NSM_PROXY_REGISTRY_URL"),
+    Opt::accepted("registry-server-policies", "NSM_REGISTRY_SERVER_POLICIES"),
+    Opt::accepted("registry-client-policies", "NSM_REGISTRY_CLIENT_POLICIES"),
+];
+
+/// Serves until it is told to stop.
+pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
+    let common = Common::read(&mut settings);
+    let listen: Vec<Target> = settings.list("listen-on");
+    let expire: Duration = settings.duration("expire-period");
+    settings.finish()?;
+
+    let process = Process::start(&common).await?;
+    let served = process.serve(listen, None, Some(memory(expire)), &context).await?;
+    context.notify.ready();
+    process::ended(served).await
+}
+
+/// A registry that forgets when the process ends; its endpoints register again by themselves.
+pub(super) fn memory(expire: Duration) -> Arc<dyn RegistryApi> {
+    Arc::new(Registry::new(Arc::new(MemoryEngine::new()), Arc::new(SystemTime::now)).with_expire_period(expire))
+}
