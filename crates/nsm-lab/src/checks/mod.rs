@@ -1,0 +1,84 @@
+//! Looks whether a lab is as its checks say.
+//!
+//! A check of a state is looked at again until it holds or its bound is over. A check that sends packets is tried once:
+//! a vWire that is reported up must carry the first packet.
+
+mod mesh;
+mod packets;
+mod state;
+
+use crate::{
+    report::CheckResult,
+    schema::Check,
+    world::{POLL, World},
+};
+use nsm_api::Result;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a state may take to come about.
+const STATE_BOUND: Duration = Duration::from_secs(3);
+
+pub(crate) use mesh::{Listed, listed};
+
+/// One look.
+pub(crate) struct Seen {
+    pub(crate) ok: bool,
+    pub(crate) text: String,
+}
+
+impl Seen {
+    pub(crate) fn new(ok: bool, text: impl Into<String>) -> Seen {
+        Seen { ok, text: text.into() }
+    }
+}
+
+/// Runs one check.
+pub(crate) async fn run(world: &mut World, check: &Check) -> CheckResult {
+    let begun = Instant::now();
+    let seen = settle(world, check).await;
+    CheckResult::new(check.to_string(), check.expected(), seen.text, seen.ok, begun.elapsed())
+}
+
+async fn settle(world: &mut World, check: &Check) -> Seen {
+    if let Check::Close { client } = check
+        && let Err(error) = mesh::end(world, client).await
+    {
+        return Seen::new(false, error.to_string());
+    }
+    let until = Instant::now() + STATE_BOUND;
+    loop {
+        let seen = look(world, check).await.unwrap_or_else(|error| Seen::new(false, error.to_string()));
+        if seen.ok || is_tried_once(check) || Instant::now() > until {
+            return seen;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn is_tried_once(check: &Check) -> bool {
+    match check {
+        Check::Ping { .. } | Check::Tcp { .. } | Check::Isolation { .. } | Check::App { .. } => true,
+        Check::Interface { .. } | Check::Addresses { .. } | Check::Route { .. } | Check::Connections { .. } => false,
+        Check::Ready { .. } | Check::Refusal { .. } | Check::Close { .. } | Check::Unchanged { .. } => false,
+    }
+}
+
+async fn look(world: &mut World, check: &Check) -> Result<Seen> {
+    match check {
+        Check::Ping { from, to, count, expect } => packets::ping(world, from, *to, (*count, *expect)).await,
+        Check::Tcp { from, to, port } => packets::tcp(world, from, (*to, *port).into()).await,
+        Check::Isolation { from, to } => packets::isolation(world, from, *to).await,
+        Check::Interface { pod, name, present, mtu } => state::interface(world, pod, name, (*present, *mtu)),
+        Check::Addresses { pod, interface, equal } => state::addresses(world, pod, interface, equal),
+        Check::Route { pod, to, via, dev, present } => {
+            state::route(world, pod, *to, &state::Way { via: *via, dev: dev.as_deref(), present: *present })
+        }
+        Check::Unchanged { pods } => state::unchanged(world, pods),
+        Check::App { client, interface, route, reaches } => state::app(world, client, (interface.as_deref(), *route, *reaches)),
+        Check::Connections { of, expected } => mesh::connections(world, of, expected).await,
+        Check::Ready { client } => mesh::ready(world, client),
+        Check::Refusal { client, hop, contains } => mesh::refusal(world, client, hop.as_deref(), contains),
+        Check::Close { client } => mesh::closed(world, client).await,
+    }
+}

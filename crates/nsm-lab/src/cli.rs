@@ -1,0 +1,443 @@
+//! The command `nsm lab ...`: what it takes, what it prints, and its exit codes.
+//!
+//! Exit codes: 0 everything held; 1 a check failed, something was left behind, or the lab could not run; 2 a lab file
+//! or an argument is wrong.
+
+use crate::{
+    checks::listed,
+    graph::Graph,
+    look::look,
+    plan::{Files, unix},
+    progress::{Progress, wants_colour},
+    read::{LabFile, read_file},
+    report::{Style, plain_table, summary, table},
+    run,
+    state::{State, Store, process_state, signal, sweep},
+    world::{POLL, Setting, ask},
+};
+use clap::{Args, Subcommand};
+use nsm_api::{Error, Kind, Result};
+use nsm_linux::netns;
+use rustix::process::Signal;
+use std::{
+    io::IsTerminal,
+    net::{IpAddr, SocketAddr},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+/// How long a lab in the background may take to come up or to end.
+const BACKGROUND_BOUND: Duration = Duration::from_secs(60);
+/// Lab files of one command.
+const MAX_FILES: usize = 1000;
+
+/// What `nsm lab` can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum LabCommand {
+    /// Bring each example up, run its checks, show a table, take everything away.
+    Run(RunArgs),
+    /// Bring a lab up and leave it running.
+    Up(UpArgs),
+    /// End labs and remove all they made.
+    Down(DownArgs),
+    /// List the processes of running labs.
+    Ps(PsArgs),
+    /// Run a command inside a pod, node or host of a running lab.
+    Exec(ExecArgs),
+    /// Draw a lab, with its vWires while it runs.
+    Graph(GraphArgs),
+    /// Show what a process here sees: interfaces, addresses, routes, and whether a peer answers.
+    Look(LookArgs),
+}
+
+/// Arguments of `lab run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Lab files, or directories of them.
+    #[arg(required = true)]
+    pub paths: Vec<PathBuf>,
+    /// Only labs whose name contains this.
+    #[arg(long)]
+    pub filter: Option<String>,
+    /// End with one line of JSON instead of the table.
+    #[arg(long)]
+    pub json: bool,
+    /// Keep the directories with the logs.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Arguments of `lab up`.
+#[derive(Clone, Debug, Args)]
+pub struct UpArgs {
+    /// The lab file.
+    pub path: PathBuf,
+    /// Stay until Ctrl-C instead of going to the background.
+    #[arg(long)]
+    pub foreground: bool,
+    /// Keep the directory with the logs afterwards.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Arguments of `lab down`.
+#[derive(Clone, Debug, Args)]
+pub struct DownArgs {
+    /// Lab names or files; all that run when none is given.
+    pub labs: Vec<String>,
+}
+
+/// Arguments of `lab ps`.
+#[derive(Clone, Debug, Args)]
+pub struct PsArgs {
+    /// Lab names or files; all that run when none is given.
+    pub labs: Vec<String>,
+    /// A list of objects.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `lab exec`.
+#[derive(Clone, Debug, Args)]
+pub struct ExecArgs {
+    /// The lab's name or file; needed only when several running labs have such a pod.
+    #[arg(long)]
+    pub lab: Option<String>,
+    /// Pod, node or host.
+    pub pod: String,
+    /// The command and its arguments.
+    #[arg(required = true, last = true)]
+    pub command: Vec<String>,
+}
+
+/// Arguments of `lab graph`.
+#[derive(Clone, Debug, Args)]
+pub struct GraphArgs {
+    /// The lab file.
+    pub path: PathBuf,
+    /// An object instead of Mermaid.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `lab look`.
+#[derive(Clone, Debug, Args)]
+pub struct LookArgs {
+    /// Send an echo there.
+    #[arg(long)]
+    pub ping: Option<IpAddr>,
+    /// Expect a TCP echo server there.
+    #[arg(long)]
+    pub tcp: Option<SocketAddr>,
+    /// An object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Does what was asked. Call it while the process has one thread and no async runtime: a lab without root enters
+/// namespaces of its own, which the kernel allows only then.
+pub fn cli(command: LabCommand) -> ExitCode {
+    let done = match command {
+        LabCommand::Run(args) => run_examples(&args),
+        LabCommand::Up(args) if args.foreground => up_here(&args),
+        LabCommand::Up(args) => up_in_background(&args),
+        LabCommand::Down(args) => down(&args),
+        LabCommand::Ps(args) => ps(&args),
+        LabCommand::Exec(args) => exec(&args),
+        LabCommand::Graph(args) => graph(&args),
+        LabCommand::Look(args) => show_look(&args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("{error}");
+        ExitCode::from(if error.kind == Kind::Invalid { 2 } else { 1 })
+    })
+}
+
+/// One thread for everything: processes die with the thread that started them.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|error| Error::internal("async runtime", error.to_string()))
+}
+
+fn program() -> Result<PathBuf> {
+    std::env::current_exe().map_err(|error| Error::internal("this program", format!("cannot find itself: {error}")))
+}
+
+/// Gets ready to build: without root, in namespaces of its own.
+fn setting(keep: bool) -> Result<Setting> {
+    let (program, store) = (program()?, Store::open()?);
+    let user_namespace = !rustix::process::geteuid().is_root();
+    if user_namespace {
+        netns::unshare_user_and_net()?;
+    }
+    Ok(Setting { program, store, user_namespace, keep })
+}
+
+fn style() -> Style {
+    let terminal = std::io::stdout().is_terminal();
+    let width = terminal.then(|| rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col).filter(|width| *width > 0));
+    Style { colour: wants_colour(terminal), width: width.flatten() }
+}
+
+fn run_examples(args: &RunArgs) -> Result<ExitCode> {
+    let labs = read_all(&args.paths, args.filter.as_deref())?;
+    let setting = setting(args.keep)?;
+    let result = runtime()?.block_on(run::run(labs, &setting))?;
+    if args.json {
+        println!("{}", result.json());
+    } else {
+        println!("{}\n\n{}", table(&result, style()), summary(&result));
+    }
+    Ok(if result.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// All labs of these paths; the mistakes of all files at once.
+fn read_all(paths: &[PathBuf], filter: Option<&str>) -> Result<Vec<LabFile>> {
+    let (mut labs, mut mistakes) = (Vec::new(), Vec::new());
+    for path in lab_paths(paths)? {
+        match read_file(&path) {
+            Ok(lab) => labs.push(lab),
+            Err(error) => mistakes.push(error.to_string()),
+        }
+    }
+    if !mistakes.is_empty() {
+        return Err(Error::invalid(
+            format!("{} lab files", mistakes.len()),
+            format!("have mistakes\n{}", mistakes.join("\n")),
+            "correct them",
+        ));
+    }
+    labs.retain(|lab| filter.is_none_or(|filter| lab.lab.name.contains(filter)));
+    if labs.is_empty() {
+        return Err(Error::invalid(
+            "labs",
+            "none was found",
+            "name a lab file, or a directory that holds some, and a filter that fits one",
+        ));
+    }
+    Ok(labs)
+}
+
+/// Files as they are; of a directory its YAML files by name.
+fn lab_paths(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            all.push(path.clone());
+            continue;
+        }
+        let entries = std::fs::read_dir(path).map_err(|error| {
+            Error::invalid(format!("directory {}", path.display()), format!("cannot be read: {error}"), "name a readable one")
+        })?;
+        let is_yaml = |path: &PathBuf| path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml");
+        let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_yaml).collect();
+        found.sort();
+        all.extend(found);
+    }
+    if all.len() > MAX_FILES {
+        return Err(Error::invalid("lab files", format!("there are {}, the limit is {MAX_FILES}", all.len()), "run fewer at a time"));
+    }
+    Ok(all)
+}
+
+fn up_here(args: &UpArgs) -> Result<ExitCode> {
+    let lab = read_file(&args.path)?;
+    let setting = setting(args.keep)?;
+    runtime()?.block_on(run::hold(lab, &setting)).map(|()| ExitCode::SUCCESS)
+}
+
+/// Starts the same command in the foreground as a process of its own, and waits until it says that it is up.
+fn up_in_background(args: &UpArgs) -> Result<ExitCode> {
+    let lab = read_file(&args.path)?;
+    let socket = std::env::temp_dir().join(format!("nsm-lab-up-{}", std::process::id()));
+    let failed = |error: std::io::Error| Error::internal(format!("socket {}", socket.display()), error.to_string());
+    let listener = std::os::unix::net::UnixDatagram::bind(&socket).map_err(failed)?;
+    listener.set_read_timeout(Some(Duration::from_millis(50))).map_err(failed)?;
+    let mut command = Command::new(program()?);
+    command.args(["lab", "up", "--foreground"]).args(args.keep.then_some("--keep")).arg(&args.path);
+    command.env("NOTIFY_SOCKET", &socket).process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let outcome = command.spawn().map_err(failed).and_then(|mut child| wait_up(&mut child, &listener, &lab.lab.name));
+    let _ = std::fs::remove_file(&socket);
+    outcome?;
+    let name = &lab.lab.name;
+    let pod = lab.lab.pods().next().unwrap_or("POD");
+    println!("lab {name} is up\n  nsm lab ps {name}\n  nsm lab exec --lab {name} {pod} -- nsm lab look\n  nsm lab down {name}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn wait_up(child: &mut std::process::Child, listener: &std::os::unix::net::UnixDatagram, name: &str) -> Result<()> {
+    let progress = Progress::new(name);
+    progress.step("coming up");
+    let (until, mut reason) = (Instant::now() + BACKGROUND_BOUND, String::new());
+    let mut buffer = [0; 8192];
+    while Instant::now() < until {
+        if let Ok(length) = listener.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if text == "READY=1" {
+                progress.done(true, "up");
+                return Ok(());
+            }
+            reason = text.strip_prefix("STATUS=").unwrap_or(&text).to_owned();
+        } else if let Ok(Some(status)) = child.try_wait() {
+            let reason = if reason.is_empty() { format!("its holder ended early ({status})") } else { reason };
+            progress.done(false, "did not come up");
+            return Err(Error::new(Kind::Unavailable, format!("lab {name:?}"), reason, "see it run: nsm lab up --foreground"));
+        }
+    }
+    let _ = child.kill();
+    Err(Error::new(Kind::Timeout, format!("lab {name:?}"), "did not come up in time", "see it run: nsm lab up --foreground"))
+}
+
+/// The running labs that these names or files mean; all when there are none.
+fn chosen(store: &Store, labs: &[String]) -> Result<Vec<State>> {
+    if labs.is_empty() {
+        return Ok(store.all());
+    }
+    labs.iter().map(|lab| named(store, lab)).collect()
+}
+
+fn named(store: &Store, lab: &str) -> Result<State> {
+    let name = if Path::new(lab).is_file() { read_file(Path::new(lab))?.lab.name } else { lab.to_owned() };
+    store.get(&name).ok_or_else(|| {
+        let running: Vec<String> = store.all().into_iter().map(|state| state.lab).collect();
+        let running = if running.is_empty() { "none runs".to_owned() } else { format!("running: {}", running.join(", ")) };
+        Error::new(Kind::NotFound, format!("lab {name:?}"), format!("does not run ({running})"), "start it with nsm lab up FILE")
+    })
+}
+
+fn down(args: &DownArgs) -> Result<ExitCode> {
+    let store = Store::open()?;
+    let states = chosen(&store, &args.labs)?;
+    for state in &states {
+        end(&store, state)?;
+        println!("lab {} is down", state.lab);
+    }
+    if states.is_empty() {
+        println!("no lab runs");
+    }
+    store.tidy();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the holder to take everything away; what a dead holder left is removed here.
+fn end(store: &Store, state: &State) -> Result<()> {
+    signal(state.pid, state.started, Signal::TERM);
+    let until = Instant::now() + BACKGROUND_BOUND;
+    while state.is_alive() {
+        if Instant::now() > until {
+            let reason = format!("its holder, process {}, does not end", state.pid);
+            return Err(Error::new(Kind::Timeout, format!("lab {:?}", state.lab), reason, format!("kill -9 {} and try again", state.pid)));
+        }
+        std::thread::sleep(POLL);
+    }
+    if store.get(&state.lab).is_some_and(|left| left == *state || !left.is_alive()) {
+        sweep(store, state)?;
+    }
+    Ok(())
+}
+
+fn ps(args: &PsArgs) -> Result<ExitCode> {
+    let store = Store::open()?;
+    let states = chosen(&store, &args.labs)?;
+    store.tidy();
+    let rows = states.iter().flat_map(|state| state.processes.iter().map(move |process| (state, process)));
+    if args.json {
+        let list: Vec<_> = rows
+            .map(|(state, process)| {
+                let running = process_state(process.pid, process.started);
+                serde_json::json!({"lab": state.lab, "name": process.name, "role": process.role, "pid": process.pid, "netns": process.netns, "state": running})
+            })
+            .collect();
+        println!("{}", serde_json::Value::from(list));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows = rows.map(|(state, process)| {
+        let running = process_state(process.pid, process.started);
+        vec![
+            state.lab.clone(),
+            process.name.clone(),
+            process.role.as_str().into(),
+            process.pid.to_string(),
+            process.netns.clone(),
+            running.into(),
+        ]
+    });
+    println!("{}", plain_table(&["lab", "name", "role", "pid", "namespace", "state"], rows.collect(), style()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exec(args: &ExecArgs) -> Result<ExitCode> {
+    let store = Store::open()?;
+    let labs: Vec<String> = args.lab.iter().cloned().collect();
+    let has = |state: &State| state.namespaces.contains(&format!("{}-{}", state.lab, args.pod));
+    let found: Vec<State> = chosen(&store, &labs)?.into_iter().filter(has).collect();
+    store.tidy();
+    let object = format!("pod {:?}", args.pod);
+    let state = match found.as_slice() {
+        [state] => state,
+        [] => return Err(Error::new(Kind::NotFound, object, "no running lab has it", "nsm lab ps shows what runs")),
+        _ => return Err(Error::invalid(object, "several running labs have one", "say which: nsm lab exec --lab NAME POD -- COMMAND")),
+    };
+    if state.user_namespace {
+        enter_user_namespace(state)?;
+    }
+    netns::enter_forever(&netns::open_named(&format!("{}-{}", state.lab, args.pod))?)?;
+    let program = if args.command[0] == "nsm" { program()? } else { PathBuf::from(&args.command[0]) };
+    let error = Command::new(program).args(&args.command[1..]).exec();
+    Err(Error::invalid(format!("command {:?}", args.command[0]), error.to_string(), "name a program that exists"))
+}
+
+/// Joins the namespaces in which the holder of an ordinary user's lab is root and sees the lab's names.
+fn enter_user_namespace(state: &State) -> Result<()> {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    use std::os::fd::AsFd;
+    let object = format!("lab {:?}", state.lab);
+    let failed = |error: std::io::Error| {
+        Error::new(Kind::Denied, &*object, format!("cannot be entered: {error}"), "run this as the user who started it")
+    };
+    for (file, kind) in [("user", LinkNameSpaceType::User), ("mnt", LinkNameSpaceType::Mount)] {
+        let fd = std::fs::File::open(format!("/proc/{}/ns/{file}", state.pid)).map_err(failed)?;
+        move_into_link_name_space(fd.as_fd(), Some(kind)).map_err(|errno| failed(errno.into()))?;
+    }
+    Ok(())
+}
+
+fn graph(args: &GraphArgs) -> Result<ExitCode> {
+    let lab = read_file(&args.path)?;
+    let store = Store::open()?;
+    let state = store.get(&lab.lab.name).filter(State::is_alive);
+    store.tidy();
+    let connections = state.map(|state| connections(&lab, &state)).transpose()?;
+    let graph = Graph::new(&lab.lab, connections.as_deref());
+    if args.json {
+        println!("{}", serde_json::to_string(&graph).expect("texts are always JSON"));
+    } else {
+        println!("{}", graph.mermaid());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the managers of a running lab list. Their sockets are files, reached from any namespace.
+fn connections(lab: &LabFile, state: &State) -> Result<Vec<crate::checks::Listed>> {
+    let (program, files, runtime) = (program()?, Files::new(&state.dir), runtime()?);
+    let mut all = Vec::new();
+    for node in &lab.lab.nodes {
+        let args = ["get", "connections", "--connect-to", &unix(&files.manager(&node.name)), "--json"].map(str::to_owned);
+        all.extend(listed(&runtime.block_on(ask(&program, &args, &files))?)?);
+    }
+    Ok(all)
+}
+
+fn show_look(args: &LookArgs) -> Result<ExitCode> {
+    let seen = runtime()?.block_on(look(args.ping, args.tcp))?;
+    if args.json {
+        println!("{}", serde_json::to_string(&seen).expect("texts and numbers are always JSON"));
+    } else {
+        println!("{}", seen.text());
+    }
+    let answered = seen.ping.unwrap_or(true) && seen.tcp.unwrap_or(true);
+    // With --json the caller reads the answer; a person or a script without it reads the exit code.
+    Ok(if answered || args.json { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,177 @@
+//! The namespaces of a lab: made, joined by cables, and each with a ledger of what it held before any process ran.
+
+use crate::plan::{BRIDGE, CableEnd, FABRIC, Plan};
+use crate::schema::Lab;
+use nsm_api::{Error, Kind, Result};
+use nsm_hop::kernel::Netns;
+use nsm_linux::{net::Net, netns, probe};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+/// Every object of a namespace, one line each.
+pub(crate) type Ledger = BTreeSet<String>;
+
+/// One namespace of a lab.
+pub(crate) struct Place {
+    /// To enter it.
+    pub(crate) netns: Netns,
+    /// To look at it.
+    pub(crate) net: Arc<Net>,
+    /// What it held when it was built.
+    pub(crate) before: Ledger,
+}
+
+/// All namespaces of a lab by their full names. Dropping them deletes nothing; [`Places::delete`] does.
+#[derive(Default)]
+pub(crate) struct Places {
+    all: BTreeMap<String, Place>,
+    servers: Vec<probe::EchoServer>,
+}
+
+impl Places {
+    /// Makes one namespace.
+    pub(crate) fn make(&mut self, name: &str) -> Result<()> {
+        let netns = netns::create_named(name).map_err(|error| {
+            let fix = if error.kind == Kind::Conflict { format!("remove it: ip netns del {name}") } else { error.fix.clone() };
+            Error { fix, ..error }
+        })?;
+        let net = Net::new(&netns).inspect_err(|_| drop(netns::delete_named(name)))?;
+        net.loopback_up().inspect_err(|_| drop(netns::delete_named(name)))?;
+        self.all.insert(name.to_owned(), Place { netns, net: Arc::new(net), before: Ledger::new() });
+        Ok(())
+    }
+    /// The namespace of this full name.
+    pub(crate) fn get(&self, name: &str) -> Result<&Place> {
+        self.all.get(name).ok_or_else(|| Error::internal(format!("namespace {name:?}"), "does not exist in this lab"))
+    }
+    /// All of them, by name.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Place)> {
+        self.all.iter().map(|(name, place)| (name.as_str(), place))
+    }
+
+    /// Joins the namespaces as the plan says and notes what they hold then.
+    pub(crate) async fn furnish(&mut self, lab: &Lab, plan: &Plan) -> Result<()> {
+        self.bridge(lab, plan)?;
+        for cable in &plan.cables {
+            let far = &self.get(&cable.b.netns)?.netns;
+            self.get(&cable.a.netns)?.net.veth(&cable.a.interface, far, &cable.b.interface)?;
+            if cable.a.address.is_none() {
+                self.get(&cable.a.netns)?.net.set_master(&cable.a.interface, Some(BRIDGE))?;
+            }
+            self.end(&cable.a)?;
+            self.end(&cable.b)?;
+        }
+        self.hosts(lab).await?;
+        for place in self.all.values_mut() {
+            place.before = ledger(&place.net)?;
+        }
+        Ok(())
+    }
+    fn bridge(&self, lab: &Lab, plan: &Plan) -> Result<()> {
+        let fabric = &self.get(&lab.namespace(FABRIC))?.net;
+        fabric.bridge(BRIDGE)?;
+        fabric.up(BRIDGE)?;
+        fabric.address_add(BRIDGE, plan.bridge)
+    }
+    fn end(&self, end: &CableEnd) -> Result<()> {
+        let net = &self.get(&end.netns)?.net;
+        net.up(&end.interface)?;
+        end.address.map_or(Ok(()), |address| net.address_add(&end.interface, address))
+    }
+    /// Routes and servers of the hosts; the pods before them forward.
+    async fn hosts(&mut self, lab: &Lab) -> Result<()> {
+        for host in &lab.hosts {
+            let net = &self.get(&lab.namespace(&host.name))?.net;
+            for route in &host.routes {
+                net.route_add(route.to, Some(route.via), &host.interface)?;
+            }
+            if host.pod_address.is_some() {
+                self.get(&lab.namespace(&host.pod))?.net.set_sysctl("net/ipv4/ip_forward", "1")?;
+            }
+            for port in &host.listen {
+                let at = SocketAddr::new(host.address.addr(), *port);
+                let server = probe::tcp_echo_server(&self.get(&lab.namespace(&host.name))?.netns, at).await?;
+                self.servers.push(server);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is there now and was not before, or the other way round, in any namespace.
+    pub(crate) fn changes(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for (name, place) in self.iter() {
+            match ledger(&place.net) {
+                Ok(now) => all.extend(difference(&place.before, &now).into_iter().map(|line| format!("{name}: {line}"))),
+                Err(error) => all.push(format!("{name}: {error}")),
+            }
+        }
+        all
+    }
+
+    /// What every namespace holds beyond its beginnings.
+    pub(crate) fn additions(&self) -> Result<BTreeSet<(String, String)>> {
+        let mut all = BTreeSet::new();
+        for (name, place) in self.iter() {
+            let now = ledger(&place.net)?;
+            all.extend(now.difference(&place.before).map(|line| (name.to_owned(), line.clone())));
+        }
+        Ok(all)
+    }
+
+    /// Ends the servers and deletes every namespace. Says what could not be deleted.
+    pub(crate) fn delete(&mut self) -> Vec<String> {
+        self.servers.clear();
+        let mut problems = Vec::new();
+        for name in std::mem::take(&mut self.all).into_keys() {
+            if let Err(error) = netns::delete_named(&name) {
+                problems.push(format!("namespace {name}: {error}"));
+            }
+        }
+        problems
+    }
+}
+
+/// Everything in a namespace, without what the kernel makes by itself at its own time: IPv6 link-local addresses and
+/// multicast routes.
+pub(crate) fn ledger(net: &Net) -> Result<Ledger> {
+    let own = |line: &String| line.contains(" fe80:") || line.contains(" ff00::/8");
+    Ok(net.snapshot()?.into_iter().filter(|line| !own(line)).collect())
+}
+
+/// Lines of only one of two ledgers, in words.
+pub(crate) fn difference(before: &Ledger, now: &Ledger) -> Vec<String> {
+    let gone = before.difference(now).map(|line| format!("gone: {line}"));
+    let new = now.difference(before).map(|line| format!("new: {line}"));
+    gone.chain(new).collect()
+}
+
+/// Addresses that are not the kernel's own doing.
+pub(crate) fn is_own_address(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_loopback(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_told_both_ways() {
+        let before = Ledger::from(["a".to_owned(), "b".to_owned()]);
+        let now = Ledger::from(["b".to_owned(), "c".to_owned()]);
+        assert_eq!(difference(&before, &now), ["gone: a", "new: c"]);
+        assert!(difference(&now, &now).is_empty());
+    }
+
+    #[test]
+    fn link_local_addresses_are_the_kernels_own() {
+        assert!(!is_own_address("fe80::1".parse().unwrap()));
+        assert!(is_own_address("172.16.1.100".parse().unwrap()));
+        assert!(is_own_address("2001:db8::1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,110 @@
+//! Reads one check: a map with one key.
+
+use super::{ADDRESS, PREFIX, fields::Fields};
+use crate::schema::{Check, Connections, Expect, Of};
+
+/// Echoes of a ping that does not say how many.
+const DEFAULT_COUNT: u32 = 3;
+/// Echoes of a ping that expects none: one is enough, each costs its whole wait.
+const DEFAULT_COUNT_NONE: u32 = 1;
+/// Echoes of one check at most.
+const MAX_COUNT: u32 = 1000;
+const KINDS: &str = "ping, tcp, interface, addresses, route, connections, ready, refusal, app, close, isolation, unchanged";
+
+/// Reads a check; `None` when it cannot be one (noted).
+pub(super) fn check(outer: Fields<'_>) -> Option<Check> {
+    let Some((kind, value)) = outer.single() else {
+        outer.notes().note(&outer.at, format!("must be a map with exactly one key, one of {KINDS}"));
+        return None;
+    };
+    let mut fields = Fields::of(format!("{}.{kind}", outer.at), value, outer.notes());
+    let check = match kind {
+        "ping" => ping(&mut fields),
+        "tcp" => tcp(&mut fields),
+        "interface" => interface(&mut fields),
+        "addresses" => addresses(&mut fields),
+        "route" => route(&mut fields),
+        "connections" => connections(&mut fields),
+        "ready" => Some(Check::Ready { client: fields.need_text("client") }),
+        "refusal" => refusal(&mut fields),
+        "app" => app(&mut fields),
+        "close" => Some(Check::Close { client: fields.need_text("client") }),
+        "isolation" => isolation(&mut fields),
+        "unchanged" => Some(Check::Unchanged { pods: fields.texts("pods") }),
+        _ => {
+            outer.wrong(kind, format!("is not a known check; known: {KINDS}"));
+            return None;
+        }
+    };
+    fields.finish();
+    check
+}
+
+fn ping(fields: &mut Fields<'_>) -> Option<Check> {
+    let from = fields.need_text("from");
+    let to = fields.need("to", ADDRESS);
+    let expect = fields.one_of("expect", &[("all", Expect::All), ("none", Expect::None)]).unwrap_or(Expect::All);
+    let usual = if expect == Expect::All { DEFAULT_COUNT } else { DEFAULT_COUNT_NONE };
+    let count = fields.parse("count", "a number").unwrap_or(usual);
+    if !(1..=MAX_COUNT).contains(&count) {
+        fields.wrong("count", format!("is {count}, must be 1 to {MAX_COUNT}"));
+    }
+    Some(Check::Ping { from, to: to?, count, expect })
+}
+
+fn tcp(fields: &mut Fields<'_>) -> Option<Check> {
+    let (from, to, port) = (fields.need_text("from"), fields.need("to", ADDRESS), fields.need("port", "a port number"));
+    Some(Check::Tcp { from, to: to?, port: port? })
+}
+
+fn interface(fields: &mut Fields<'_>) -> Option<Check> {
+    let (pod, name) = (fields.need_text("pod"), fields.need_text("name"));
+    Some(Check::Interface { pod, name, present: fields.flag("present", true), mtu: fields.parse("mtu", "a number of bytes") })
+}
+
+fn addresses(fields: &mut Fields<'_>) -> Option<Check> {
+    let (pod, interface) = (fields.need_text("pod"), fields.need_text("interface"));
+    Some(Check::Addresses { pod, interface, equal: fields.parses("equal", PREFIX) })
+}
+
+fn route(fields: &mut Fields<'_>) -> Option<Check> {
+    let (pod, to) = (fields.need_text("pod"), fields.need("to", PREFIX));
+    let (via, dev) = (fields.parse("via", ADDRESS), fields.text("dev"));
+    let present = fields.flag("present", true);
+    Some(Check::Route { pod, to: to?, via, dev, present })
+}
+
+fn connections(fields: &mut Fields<'_>) -> Option<Check> {
+    let (client, node, interface) = (fields.text("client"), fields.text("node"), fields.text("interface"));
+    let expected = Box::new(Connections {
+        count: fields.parse("count", "a number"),
+        endpoint: fields.text("endpoint"),
+        mechanism: fields.text("mechanism"),
+        path: fields.texts("path"),
+        through: fields.texts("through"),
+        avoids: fields.texts("avoids"),
+    });
+    match (client, node) {
+        (Some(name), None) => Some(Check::Connections { of: Of::Client { name, interface }, expected }),
+        (None, Some(node)) => Some(Check::Connections { of: Of::Node(node), expected }),
+        _ => {
+            fields.notes().note(&fields.at, "must have either client or node");
+            None
+        }
+    }
+}
+
+fn refusal(fields: &mut Fields<'_>) -> Option<Check> {
+    Some(Check::Refusal { client: fields.need_text("client"), hop: fields.text("hop"), contains: fields.texts("contains") })
+}
+
+fn app(fields: &mut Fields<'_>) -> Option<Check> {
+    let client = fields.need_text("client");
+    let (interface, route) = (fields.text("interface"), fields.parse("route", PREFIX));
+    Some(Check::App { client, interface, route, reaches: fields.flag("reaches", false) })
+}
+
+fn isolation(fields: &mut Fields<'_>) -> Option<Check> {
+    let (from, to) = (fields.need_text("from"), fields.need("to", ADDRESS));
+    Some(Check::Isolation { from, to: to? })
+}

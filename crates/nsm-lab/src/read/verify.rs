@@ -1,0 +1,123 @@
+//! What one key alone cannot show: names are legal and unique, and everything named exists.
+
+use super::fields::Notes;
+use crate::schema::*;
+use std::collections::BTreeSet;
+
+/// Notes every mistake that needs more than one key to see.
+pub(super) fn verify(lab: &Lab, notes: &Notes) {
+    name("metadata.name", &lab.name, notes);
+    if lab.nodes.is_empty() {
+        notes.note("spec.nodes", "is empty, must have at least one node");
+    }
+    bound("spec.nodes", lab.nodes.len(), MAX_NODES, notes);
+    bound("spec.checks", lab.checks.len(), MAX_CHECKS, notes);
+    bound("spec", lab.pods().count(), MAX_PODS, notes);
+    names(lab, notes);
+    let nodes: BTreeSet<&str> = lab.nodes.iter().map(|node| node.name.as_str()).collect();
+    for (i, endpoint) in lab.endpoints.iter().enumerate() {
+        let at = format!("spec.endpoints[{i}]");
+        known(&format!("{at}.node"), &endpoint.node, &nodes, notes);
+        one_endpoint(&at, endpoint, notes);
+    }
+    for (i, client) in lab.clients.iter().enumerate() {
+        let at = format!("spec.clients[{i}]");
+        known(&format!("{at}.node"), &client.node, &nodes, notes);
+        one_client(&at, client, notes);
+    }
+    let pods: BTreeSet<&str> = lab.pods().collect();
+    for (i, host) in lab.hosts.iter().enumerate() {
+        known(&format!("spec.hosts[{i}].pod"), &host.pod, &pods, notes);
+    }
+    let places: BTreeSet<&str> = pods.iter().chain(&nodes).copied().collect();
+    for (i, check) in lab.checks.iter().enumerate() {
+        one_check(&format!("spec.checks[{i}]"), check, &places, (lab, notes));
+    }
+}
+
+fn bound(at: &str, count: usize, limit: usize, notes: &Notes) {
+    if count > limit {
+        notes.note(at, format!("has {count} entries, the limit is {limit}"));
+    }
+}
+
+fn name(at: &str, name: &str, notes: &Notes) {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(legal) || name.starts_with('-') {
+        notes.note(at, format!("is {name:?}, must be 1 to {MAX_NAME} of a-z 0-9 - and not begin with -"));
+    }
+}
+
+/// Processes and namespaces are called by these names, so all share one space.
+fn names(lab: &Lab, notes: &Notes) {
+    let mut taken = BTreeSet::from(["fabric".to_owned(), "identity".to_owned(), "registry".to_owned(), "lab".to_owned()]);
+    let mut take = |at: String, text: &str| {
+        name(&at, text, notes);
+        if !taken.insert(text.to_owned()) {
+            notes.note(&at, format!("{text:?} is taken; every node, endpoint, client and host needs a name of its own"));
+        }
+    };
+    for (i, node) in lab.nodes.iter().enumerate() {
+        take(format!("spec.nodes[{i}].name"), &node.name);
+    }
+    for (i, endpoint) in lab.endpoints.iter().enumerate() {
+        take(format!("spec.endpoints[{i}].name"), &endpoint.name);
+    }
+    for (i, client) in lab.clients.iter().enumerate() {
+        take(format!("spec.clients[{i}].name"), &client.name);
+    }
+    for (i, host) in lab.hosts.iter().enumerate() {
+        take(format!("spec.hosts[{i}].name"), &host.name);
+    }
+}
+
+fn known(at: &str, name: &str, names: &BTreeSet<&str>, notes: &Notes) {
+    if !names.contains(name) {
+        let names: Vec<&str> = names.iter().copied().collect();
+        notes.note(at, format!("{name:?} does not exist; there are {}", names.join(", ")));
+    }
+}
+
+fn one_endpoint(at: &str, endpoint: &Endpoint, notes: &Notes) {
+    if endpoint.services.is_empty() {
+        notes.note(&format!("{at}.services"), "is empty, must name at least one network service");
+    }
+    let passthrough = endpoint.kind == EndpointKind::Passthrough;
+    if !passthrough && !endpoint.client_labels.is_empty() {
+        notes.note(&format!("{at}.clientLabels"), "is only for kind passthrough, which makes a request of its own");
+    }
+    if !passthrough && endpoint.cidr.is_empty() {
+        notes.note(&format!("{at}.cidr"), "is missing, must name at least one prefix as 172.16.1.100/31");
+    }
+}
+
+fn one_client(at: &str, client: &Client, notes: &Notes) {
+    if client.services.is_empty() {
+        notes.note(&format!("{at}.services"), "is empty, must have at least one URL as kernel://service/nsm-1");
+    }
+    if client.app.is_some() && client.mode != Mode::Init {
+        notes.note(&format!("{at}.app"), "is only for mode init, where the application waits for the vWires");
+    }
+    if client.manager.as_ref().is_some_and(|socket| socket.contains('/')) {
+        notes.note(&format!("{at}.manager"), "must be a file name without /; it is looked for in the directory of the lab");
+    }
+}
+
+fn one_check(at: &str, check: &Check, places: &BTreeSet<&str>, (lab, notes): (&Lab, &Notes)) {
+    let clients: BTreeSet<&str> = lab.clients.iter().map(|client| client.name.as_str()).collect();
+    let nodes: BTreeSet<&str> = lab.nodes.iter().map(|node| node.name.as_str()).collect();
+    match check {
+        Check::Ping { from, .. } | Check::Tcp { from, .. } | Check::Isolation { from, .. } => known(at, from, places, notes),
+        Check::Interface { pod, .. } | Check::Addresses { pod, .. } | Check::Route { pod, .. } => known(at, pod, places, notes),
+        Check::Connections { of: Of::Client { name, .. }, .. } => known(at, name, &clients, notes),
+        Check::Connections { of: Of::Node(node), .. } => known(at, node, &nodes, notes),
+        Check::Ready { client } | Check::Refusal { client, .. } | Check::Close { client } => known(at, client, &clients, notes),
+        Check::App { client, .. } => {
+            known(at, client, &clients, notes);
+            if lab.client(client).is_some_and(|client| client.app.is_none()) {
+                notes.note(at, format!("client {client:?} has no app"));
+            }
+        }
+        Check::Unchanged { pods } => pods.iter().for_each(|pod| known(at, pod, places, notes)),
+    }
+}

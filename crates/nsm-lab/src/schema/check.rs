@@ -1,0 +1,153 @@
+//! The closed list of checks, and how each is called in a table.
+
+use ipnet::IpNet;
+use std::{fmt, net::IpAddr};
+
+/// How many echoes must come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Each.
+    All,
+    /// Not one.
+    None,
+}
+
+/// Whose connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Those this client asked for; the one with this interface, when said.
+    Client {
+        /// The client.
+        name: String,
+        /// Its interface.
+        interface: Option<String>,
+    },
+    /// All that pass the manager of this node.
+    Node(String),
+}
+
+/// One check. The fields are explained in the table of [`crate::schema`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Check {
+    Ping { from: String, to: IpAddr, count: u32, expect: Expect },
+    Tcp { from: String, to: IpAddr, port: u16 },
+    Interface { pod: String, name: String, present: bool, mtu: Option<u32> },
+    Addresses { pod: String, interface: String, equal: Vec<IpNet> },
+    Route { pod: String, to: IpNet, via: Option<IpAddr>, dev: Option<String>, present: bool },
+    Connections { of: Of, expected: Box<Connections> },
+    Ready { client: String },
+    Refusal { client: String, hop: Option<String>, contains: Vec<String> },
+    App { client: String, interface: Option<String>, route: Option<IpNet>, reaches: bool },
+    Close { client: String },
+    Isolation { from: String, to: IpAddr },
+    Unchanged { pods: Vec<String> },
+}
+
+/// What a `connections` check expects; what is absent is not looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// So many.
+    pub count: Option<usize>,
+    /// This endpoint at the end.
+    pub endpoint: Option<String>,
+    /// This mechanism towards the client (as the manager of the client's node sees it).
+    pub mechanism: Option<String>,
+    /// Exactly these segments.
+    pub path: Vec<String>,
+    /// These segments in this order, others between.
+    pub through: Vec<String>,
+    /// None of these segments.
+    pub avoids: Vec<String>,
+}
+
+impl Check {
+    /// The words in the column `expected`.
+    pub fn expected(&self) -> String {
+        match self {
+            Check::Ping { count, expect: Expect::All, .. } => format!("{count} of {count} echoes"),
+            Check::Ping { count, expect: Expect::None, .. } => format!("0 of {count} echoes"),
+            Check::Tcp { .. } => "connects and echoes".to_owned(),
+            Check::Interface { present: false, .. } => "absent".to_owned(),
+            Check::Interface { mtu: Some(mtu), .. } => format!("present, MTU {mtu}"),
+            Check::Interface { .. } => "present".to_owned(),
+            Check::Addresses { equal, .. } => list(equal),
+            Check::Route { present: false, .. } => "absent".to_owned(),
+            Check::Route { via, dev, .. } => route_words(*via, dev.as_deref()),
+            Check::Connections { expected, .. } => expected.to_string(),
+            Check::Ready { .. } => "all vWires up".to_owned(),
+            Check::Refusal { hop, contains, .. } => refusal_words(hop.as_deref(), contains),
+            Check::App { interface, route, reaches, .. } => app_words(interface.as_deref(), *route, *reaches),
+            Check::Close { .. } => "nothing remains".to_owned(),
+            Check::Isolation { .. } => "seen at its two ends only".to_owned(),
+            Check::Unchanged { .. } => "as before the start".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Check::Ping { from, to, .. } => write!(f, "{from} pings {to}"),
+            Check::Tcp { from, to, port } => write!(f, "{from} connects to {to}:{port}"),
+            Check::Interface { pod, name, .. } => write!(f, "interface {name} in {pod}"),
+            Check::Addresses { pod, interface, .. } => write!(f, "addresses of {interface} in {pod}"),
+            Check::Route { pod, to, .. } => write!(f, "route to {to} in {pod}"),
+            Check::Connections { of: Of::Client { name, interface: None }, .. } => write!(f, "connection of {name}"),
+            Check::Connections { of: Of::Client { name, interface: Some(interface) }, .. } => {
+                write!(f, "connection of {name} at {interface}")
+            }
+            Check::Connections { of: Of::Node(node), .. } => write!(f, "connections at {node}"),
+            Check::Ready { client } => write!(f, "{client} becomes ready"),
+            Check::Refusal { client, .. } => write!(f, "{client} is refused"),
+            Check::App { client, .. } => write!(f, "application of {client} at its start"),
+            Check::Close { client } => write!(f, "{client} closes"),
+            Check::Isolation { from, to } => write!(f, "isolation of {from} to {to}"),
+            Check::Unchanged { pods } => write!(f, "kernel objects of {}", pods.join(", ")),
+        }
+    }
+}
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        words.extend(self.count.map(|count| format!("{count} connections")));
+        words.extend(self.endpoint.iter().map(|name| format!("endpoint {name}")));
+        words.extend(self.mechanism.iter().map(|name| format!("mechanism {name}")));
+        if !self.path.is_empty() {
+            words.push(self.path.join(" > "));
+        }
+        if !self.through.is_empty() {
+            words.push(format!("through {}", self.through.join(", ")));
+        }
+        if !self.avoids.is_empty() {
+            words.push(format!("not through {}", self.avoids.join(", ")));
+        }
+        f.write_str(if words.is_empty() { "present" } else { "" })?;
+        f.write_str(&words.join("; "))
+    }
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    if items.is_empty() { "none".to_owned() } else { items.iter().map(T::to_string).collect::<Vec<_>>().join(" ") }
+}
+
+fn route_words(via: Option<IpAddr>, dev: Option<&str>) -> String {
+    let via = via.map(|via| format!("via {via}"));
+    let dev = dev.map(|dev| format!("dev {dev}"));
+    let words: Vec<String> = via.into_iter().chain(dev).collect();
+    if words.is_empty() { "present".to_owned() } else { words.join(" ") }
+}
+
+fn refusal_words(hop: Option<&str>, contains: &[String]) -> String {
+    let hop = hop.map(|hop| format!("by {hop}"));
+    let words: Vec<String> = hop.into_iter().chain(contains.iter().map(|word| format!("{word:?}"))).collect();
+    format!("refused {}", words.join(" "))
+}
+
+fn app_words(interface: Option<&str>, route: Option<IpNet>, reaches: bool) -> String {
+    let mut words: Vec<String> = interface.map(str::to_owned).into_iter().collect();
+    words.extend(route.map(|route| format!("route {route}")));
+    words.extend(reaches.then(|| "its peer answers".to_owned()));
+    words.join(", ")
+}

@@ -1,0 +1,246 @@
+//! The `Lab` document: what one may write, and what it means.
+//!
+//! A lab is one YAML file. It holds `NetworkService` documents exactly as users write them, and one document
+//! of kind `Lab`:
+//!
+//! ```yaml
+//! apiVersion: networkservicemesh.io/v1
+//! kind: Lab
+//! metadata:
+//!   name: hello                       # up to 24 of a-z 0-9 -; namespaces are called hello-<node> and hello-<pod>
+//! spec:
+//!   trustDomain: lab.nsm              # default
+//!   nodes: [{name: node-1}]           # each runs one manager and one forwarder
+//!   endpoints:                        # each is a pod of its own on its node
+//!   - name: responder
+//!     node: node-1
+//!     kind: icmp-responder            # or passthrough: passes everything on to the next endpoint of its service
+//!     services: [hello]
+//!     labels: {app: responder}        # what it advertises
+//!     clientLabels: {app: firewall}   # passthrough only: the labels of its own onward request
+//!     cidr: [172.16.1.100/31]         # the pool it gives addresses from
+//!     payload: IP                     # or ETHERNET; IP when left out
+//!     routes: [172.31.0.0/16]         # the client learns these
+//!     lifetime: 10m                   # of its tokens
+//!     env: {NSM_LOG_LEVEL: DEBUG}     # any further setting of the process
+//!   clients:                          # each is a pod; they start in this order, each when the one before is ready
+//!   - name: client
+//!     node: node-1
+//!     services: ["kernel://hello/nsm-1?app=foo"]
+//!     mode: stay                      # or init: first an init process, then the app, then a process that stays
+//!     app: {ping: 172.31.0.10}        # init only: what the application does first; `app` checks look at what it saw
+//!     expectRefusal: true             # nobody waits for it; it starts after all the others
+//!     manager: missing.sock           # another socket than its node's manager, in the directory of the lab
+//!     env: {}
+//!   hosts:                            # a machine behind a pod, joined to it by a cable; the pod forwards for it
+//!   - name: server
+//!     pod: responder
+//!     interface: eth1                 # on the host
+//!     address: 172.31.0.10/16
+//!     podInterface: corp              # the pod's end of the cable
+//!     podAddress: 172.31.0.1/16
+//!     routes: [{to: 172.16.0.0/16, via: 172.31.0.1}]
+//!     listen: [8080]                  # TCP ports where the host answers
+//!   checks: []                        # in order; see [`Check`]
+//! ```
+//!
+//! Every check is a map with one key, its kind:
+//!
+//! | check | holds when |
+//! |---|---|
+//! | `ping: {from, to, count: 3, expect: all}` | `all` or `none` of the echoes sent in pod `from` come back |
+//! | `tcp: {from, to, port}` | a connection opens and the far end echoes what is sent |
+//! | `interface: {pod, name, present: true, mtu}` | the interface is there (or not), with that MTU |
+//! | `addresses: {pod, interface, equal: []}` | the interface has exactly these addresses (link-local ones aside) |
+//! | `route: {pod, to, via, dev, present: true}` | the main table of the pod has it |
+//! | `connections: {client: c, interface, endpoint, mechanism, path, through, avoids}` | the connection of this client has this endpoint, mechanism and way |
+//! | `connections: {node: n, count: 2}` | so many connections pass this node's manager |
+//! | `ready: {client}` | all vWires of this client are up |
+//! | `refusal: {client, hop, contains: []}` | its last try ended in a sentence by that hop with these words |
+//! | `app: {client, interface, route, reaches: true}` | the application saw this at its very first look, and its peer answered |
+//! | `close: {client}` | after SIGTERM nothing of its vWires remains in any namespace or manager |
+//! | `isolation: {from, to}` | probes sent on this vWire are seen at its two ends and nowhere else |
+//! | `unchanged: {pods: []}` | the kernel objects of these pods are those from before any process ran |
+//!
+//! A check waits for its state with a bound; `ping`, `tcp` and `isolation` must hold at once, because a vWire
+//! that is reported up carries packets.
+//!
+//! Not here: reading ([`crate::read`]) and what processes come of it ([`crate::plan`]).
+
+mod check;
+
+pub use check::{Check, Connections, Expect, Of};
+
+use ipnet::IpNet;
+use nsm_api::Labels;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+/// Characters of a lab's, node's or pod's name.
+pub const MAX_NAME: usize = 24;
+/// Nodes of one lab: they share one /24.
+pub const MAX_NODES: usize = 200;
+/// Endpoints, clients and hosts of one lab together.
+pub const MAX_PODS: usize = 2000;
+/// Checks of one lab.
+pub const MAX_CHECKS: usize = 1000;
+
+/// One lab as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lab {
+    /// Its name; unique among the labs that run.
+    pub name: String,
+    /// SPIFFE trust domain of all its processes.
+    pub trust_domain: String,
+    /// Nodes, in order.
+    pub nodes: Vec<Node>,
+    /// Endpoints, in order.
+    pub endpoints: Vec<Endpoint>,
+    /// Clients, in order of their start.
+    pub clients: Vec<Client>,
+    /// Hosts behind pods.
+    pub hosts: Vec<Host>,
+    /// Checks, in order.
+    pub checks: Vec<Check>,
+}
+
+/// One node: a namespace with a manager and a forwarder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+}
+
+/// What an endpoint does with packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointKind {
+    /// Answers by its kernel.
+    IcmpResponder,
+    /// Hands everything on to the next endpoint.
+    Passthrough,
+}
+
+impl EndpointKind {
+    /// As on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EndpointKind::IcmpResponder => "icmp-responder",
+            EndpointKind::Passthrough => "passthrough",
+        }
+    }
+}
+
+/// One endpoint and its pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Name of the endpoint and of its pod.
+    pub name: String,
+    /// The node it runs on.
+    pub node: String,
+    /// What it does.
+    pub kind: EndpointKind,
+    /// Services it provides.
+    pub services: Vec<String>,
+    /// Labels it advertises.
+    pub labels: Labels,
+    /// Labels of its onward request.
+    pub client_labels: Labels,
+    /// Pools.
+    pub cidr: Vec<IpNet>,
+    /// `IP`, `ETHERNET`, or unsaid.
+    pub payload: Option<&'static str>,
+    /// Routes its clients learn.
+    pub routes: Vec<IpNet>,
+    /// Longest life of its tokens, as `10m`.
+    pub lifetime: Option<String>,
+    /// Further settings.
+    pub env: BTreeMap<String, String>,
+}
+
+/// How a client lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// One process that keeps the vWires and closes them at its end.
+    Stay,
+    /// A process that ends when the vWires are up, then the application, then one that stays.
+    Init,
+}
+
+/// What the application of a client does first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct App {
+    /// Sends one echo there.
+    pub ping: Option<IpAddr>,
+    /// Opens a TCP connection there.
+    pub tcp: Option<SocketAddr>,
+}
+
+/// One client and its pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Name of the client and of its pod.
+    pub name: String,
+    /// The node it runs on.
+    pub node: String,
+    /// Service URLs, `mechanism://service[@domain]/interface?label=value`.
+    pub services: Vec<String>,
+    /// How it lives.
+    pub mode: Mode,
+    /// Its application.
+    pub app: Option<App>,
+    /// It is not waited for.
+    pub expect_refusal: bool,
+    /// Another socket than its manager's.
+    pub manager: Option<String>,
+    /// Further settings.
+    pub env: BTreeMap<String, String>,
+}
+
+/// A route of a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostRoute {
+    /// Where to.
+    pub to: IpNet,
+    /// Next hop.
+    pub via: IpAddr,
+}
+
+/// A machine behind a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// The pod at the other end of its cable.
+    pub pod: String,
+    /// Its interface.
+    pub interface: String,
+    /// Its address.
+    pub address: IpNet,
+    /// The pod's interface.
+    pub pod_interface: String,
+    /// The pod's address, when it has one there.
+    pub pod_address: Option<IpNet>,
+    /// Its routes.
+    pub routes: Vec<HostRoute>,
+    /// TCP ports where it answers.
+    pub listen: Vec<u16>,
+}
+
+impl Lab {
+    /// The name of the namespace of a node, pod or host.
+    pub fn namespace(&self, place: &str) -> String {
+        format!("{}-{place}", self.name)
+    }
+    /// The client of this name.
+    pub fn client(&self, name: &str) -> Option<&Client> {
+        self.clients.iter().find(|client| client.name == name)
+    }
+    /// Everything that is a namespace besides nodes and the fabric: endpoints, clients, hosts.
+    pub fn pods(&self) -> impl Iterator<Item = &str> {
+        let endpoints = self.endpoints.iter().map(|endpoint| endpoint.name.as_str());
+        let clients = self.clients.iter().map(|client| client.name.as_str());
+        endpoints.chain(clients).chain(self.hosts.iter().map(|host| host.name.as_str()))
+    }
+}
