@@ -1,0 +1,456 @@
+//! Every single fault and every pair of faults on Request, refresh and Close, and the caller vanishing at every
+//! await: the end is one whole connection or nothing, here and at the next hop.
+//!
+//! The fault points are counted, not listed: each call to the outside (discovery, Request, Close, observe, every
+//! single kernel change) is one, before its effect and after it. Invariants I2, I3, I8, I13; faults B9, G1..G3, G6.
+
+use async_trait::async_trait;
+use nsm_api::*;
+use nsm_hop::{
+    hop::Hop,
+    kernel::*,
+    reserve::Ipam,
+    role::*,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+/// A fault fires on the n-th call to the outside, before or after the call has taken effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Fault {
+    at: usize,
+    after_effect: bool,
+}
+
+/// What a hop can change outside itself: its own kernel, and the connections that next hops hold.
+#[derive(Default)]
+struct State {
+    kernel: BTreeMap<ConnectionId, Wires>,
+    held: BTreeMap<(String, ConnectionId), Connection>,
+    calls: usize,
+    faults: Vec<Fault>,
+}
+
+#[derive(Clone, Default)]
+struct World(Arc<Mutex<State>>);
+
+impl World {
+    fn set_faults(&self, faults: &[Fault]) {
+        let mut state = self.0.lock().unwrap();
+        state.calls = 0;
+        state.faults = faults.to_vec();
+    }
+    fn calls(&self) -> usize {
+        self.0.lock().unwrap().calls
+    }
+    fn kernel_of(&self, id: &ConnectionId) -> Wires {
+        self.0.lock().unwrap().kernel.get(id).cloned().unwrap_or_default()
+    }
+    fn empty(&self) -> bool {
+        let state = self.0.lock().unwrap();
+        state.kernel.values().all(BTreeSet::is_empty) && state.held.is_empty()
+    }
+    /// One call to the outside: two places where the caller may vanish, two where it may fail.
+    async fn act<T>(&self, kind: Kind, effect: impl FnOnce(&mut State) -> T) -> Result<T> {
+        tokio::task::yield_now().await;
+        let result = {
+            let mut state = self.0.lock().unwrap();
+            state.calls += 1;
+            let fault = state.faults.iter().copied().find(|fault| fault.at == state.calls);
+            match fault {
+                Some(Fault { after_effect: false, .. }) => Err(()),
+                Some(_) => {
+                    effect(&mut state);
+                    Err(())
+                }
+                None => Ok(effect(&mut state)),
+            }
+        };
+        tokio::task::yield_now().await;
+        result.map_err(|()| Error::new(kind, "the world", "a fault was injected", "nothing"))
+    }
+}
+
+#[async_trait]
+impl Kernel for World {
+    async fn observe(&self, owner: &Owner, _: &Wires) -> Result<Wires> {
+        self.act(Kind::Kernel, |state| state.kernel.get(&owner.connection).cloned().unwrap_or_default()).await
+    }
+    async fn apply(&self, owner: &Owner, ops: &[Op]) -> Result<()> {
+        for op in ops {
+            self.act(Kind::Kernel, |state| {
+                let wires = state.kernel.entry(owner.connection.clone()).or_default();
+                match op {
+                    Op::Add(wire) => {
+                        let has = |iface: &Iface| wires.iter().any(|wire| matches!(wire, Wire::Link(link) if link.ifaces().contains(&iface)));
+                        assert!(wire.needs().into_iter().all(has), "an object cannot be made before its link");
+                        wires.insert(wire.clone());
+                    }
+                    Op::Del(Wire::Link(link)) => {
+                        // What is on a link goes with it.
+                        wires.retain(|wire| *wire != Wire::Link(link.clone()) && !wire.needs().iter().any(|iface| link.ifaces().contains(iface)));
+                    }
+                    Op::Del(wire) => drop(wires.remove(wire)),
+                }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+    async fn appeared(&self, _: &Iface) -> Result<()> {
+        std::future::pending().await
+    }
+    async fn underlay_mtu(&self, _: IpAddr) -> Result<u32> {
+        Ok(1500)
+    }
+}
+
+/// A next hop that holds whatever it is asked for until it is closed.
+struct NextHop {
+    world: World,
+    name: String,
+}
+
+#[async_trait]
+impl NetworkServiceApi for NextHop {
+    async fn request(&self, request: Request, _: Caller) -> Result<Answer> {
+        let mut connection = request.connection;
+        let key = (self.name.clone(), connection.id.clone());
+        connection.path.segments.truncate(connection.path.index as usize + 1);
+        let mut own = Segment::new(HopName::new(&self.name).unwrap(), ConnectionId::new(format!("{}-of-{}", self.name, connection.id)).unwrap());
+        own.expires = connection.path.segments[0].expires;
+        connection.path.segments.push(own);
+        let held = connection.clone();
+        self.world.act(Kind::Unavailable, move |state| state.held.insert(key, held)).await?;
+        Ok(Answer { connection, files: Files::default() })
+    }
+    async fn close(&self, connection: Connection, _: Files, _: Caller) -> Result<()> {
+        let key = (self.name.clone(), connection.id);
+        self.world.act(Kind::Unavailable, move |state| state.held.remove(&key)).await.map(drop)
+    }
+    async fn monitor(&self, _: Selector, _: Caller) -> Result<Events> {
+        Err(Error::internal("monitor", "not part of this test"))
+    }
+}
+
+impl Dial for World {
+    fn dial(&self, target: &Target, _: &Files) -> Arc<dyn NetworkServiceApi> {
+        Arc::new(NextHop { world: self.clone(), name: target.to_string() })
+    }
+}
+
+/// Two candidates, the one in use first.
+struct TwoWays(World);
+
+#[async_trait]
+impl Onward for TwoWays {
+    async fn next(&self, _: &Draft, before: Option<&Sent>) -> Result<Next> {
+        let mut ways = vec!["one", "two"];
+        if before.is_some_and(|sent| sent.candidate.target == Target::InProcess("two".into())) {
+            ways.reverse();
+        }
+        let way = |name: &str| Candidate { target: Target::InProcess(name.into()), socket: Files::default(), registered: None, payload: Payload::Unset };
+        self.0.act(Kind::NotFound, |_| Next::Hops(ways.into_iter().map(way).collect())).await
+    }
+    fn request(&self, draft: &Draft, _: &Candidate, _: Option<&Sent>) -> Result<Request> {
+        Ok(Request { connection: draft.connection.clone(), preferences: vec![], files: Files::default() })
+    }
+    fn accept(&self, draft: &mut Draft, answer: &Answer) {
+        draft.connection = answer.connection.clone();
+    }
+}
+
+/// A link, an address and a route, all from the connection alone.
+struct ThreeWires;
+
+impl Wiring for ThreeWires {
+    fn wires(&self, draft: &Draft, _: Option<&Sent>) -> Result<WirePlan> {
+        let iface = |ino: u64, name: &str| Iface { netns: Netns { key: InodeKey { dev: 4, ino }, file: None }, name: IfName::new(name).unwrap() };
+        let (a, b) = (iface(1, "nsm-1"), iface(2, "peer"));
+        let address = draft.connection.context.ip_context.src_ip_addrs[0];
+        let now = Wires::from([
+            Wire::Link(Link::Veth { a: a.clone(), b }),
+            Wire::Address { on: a.clone(), address },
+            Wire::Route { on: a, prefix: draft.connection.context.ip_context.dst_ip_addrs[0], via: None },
+        ]);
+        Ok(WirePlan { now, later: Wires::new() })
+    }
+}
+
+/// Ids from the caller's, a wall clock that stands still at the test's start, counted randomness.
+struct TestIssuer(SystemTime, AtomicU64);
+
+impl Issuer for TestIssuer {
+    fn token(&self, _: Option<&SpiffeId>) -> Result<(String, SystemTime)> {
+        Ok((String::new(), self.0 + LIFE))
+    }
+    fn connection_id(&self, caller: &Segment) -> ConnectionId {
+        ConnectionId::new(format!("hop-{}", caller.id)).unwrap()
+    }
+    fn now(&self) -> SystemTime {
+        self.0
+    }
+    fn random(&self, below: u64) -> u64 {
+        self.1.fetch_add(7, Ordering::Relaxed) % below.max(1)
+    }
+}
+
+const LIFE: Duration = Duration::from_secs(600);
+/// Long enough for every retry, far shorter than the life of a connection.
+const CALM: Duration = Duration::from_secs(60);
+
+struct Bench {
+    world: World,
+    hop: Hop,
+    start: SystemTime,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let (world, start) = (World::default(), SystemTime::now());
+        let hop = Hop::new(Role {
+            name: HopName::new("hop").unwrap(),
+            standing: Standing::Server,
+            issuer: Arc::new(TestIssuer(start, AtomicU64::new(0))),
+            admit: vec![],
+            // One pair of addresses: a pair that is not given back makes the next connection fail.
+            reserve: vec![Box::new(Ipam::new(vec![vec!["10.0.0.0/31".parse().unwrap()]]))],
+            onward: Box::new(TwoWays(world.clone())),
+            dial: Arc::new(world.clone()),
+            wiring: Box::new(ThreeWires),
+            kernel: Arc::new(world.clone()),
+            generation: 1,
+            timing: Timing::default(),
+        });
+        Bench { world, hop, start }
+    }
+    fn connection(&self, client: &str) -> Connection {
+        let mut connection = Connection::new(ConnectionId::new(client).unwrap(), "svc".parse().unwrap());
+        connection.path.segments.push(Segment::new(HopName::new("client").unwrap(), connection.id.clone()));
+        connection
+    }
+    fn caller(&self) -> Caller {
+        Caller { token_expires: Some(self.start + LIFE), timeout: Some(Duration::from_secs(15)), ..Caller::default() }
+    }
+    async fn request(&self, client: &str) -> Result<Answer> {
+        self.again(self.connection(client)).await
+    }
+    async fn again(&self, connection: Connection) -> Result<Answer> {
+        self.hop.request(Request { connection, preferences: vec![], files: Files::default() }, self.caller()).await
+    }
+    async fn close(&self, connection: Connection) -> Result<()> {
+        self.hop.close(connection, Files::default(), self.caller()).await
+    }
+    /// The faults are over; time passes.
+    async fn calm(&self) {
+        self.world.set_faults(&[]);
+        tokio::time::sleep(CALM).await;
+    }
+    /// Nothing anywhere, and the address can be had again.
+    async fn assert_nothing(&self, why: &str) {
+        assert!(self.world.empty(), "{why}: {:?} {:?}", self.world.0.lock().unwrap().kernel, self.world.0.lock().unwrap().held.keys());
+        assert_eq!(self.hop.busy(), 0, "{why}: a task is left");
+        assert!(self.hop.monitors().snapshot().is_empty(), "{why}: a monitor entry is left");
+        let answer = self.request("probe").await.unwrap_or_else(|error| panic!("{why}: {error}"));
+        self.close(answer.connection).await.unwrap();
+    }
+    /// All wires, and exactly one next hop that holds exactly what is committed here.
+    fn assert_whole(&self, client: &str, why: &str) {
+        let id = ConnectionId::new(format!("hop-{client}")).unwrap();
+        assert_eq!(self.world.kernel_of(&id).len(), 3, "{why}: wires are missing");
+        let state = self.world.0.lock().unwrap();
+        let holders: Vec<&Connection> = state.held.iter().filter(|((_, held), _)| *held == id).map(|(_, connection)| connection).collect();
+        assert_eq!(holders.len(), 1, "{why}: held by {:?}", state.held.keys());
+        let ours = &self.hop.monitors().snapshot()[0];
+        assert_eq!(holders[0].context, ours.context, "{why}: the next hop holds something else");
+    }
+}
+
+fn faults(calls: usize) -> impl Iterator<Item = Fault> + Clone {
+    (1..=calls).flat_map(|at| [false, true].map(|after_effect| Fault { at, after_effect }))
+}
+
+/// No fault, each fault, each pair of faults.
+fn fault_sets(calls: usize) -> Vec<Vec<Fault>> {
+    let mut sets = vec![vec![]];
+    sets.extend(faults(calls).map(|fault| vec![fault]));
+    sets.extend(faults(calls).flat_map(|a| faults(calls).filter(move |b| a.at < b.at).map(move |b| vec![a, b])));
+    sets
+}
+
+/// Calls to the outside of the longest run: a failing Request has more than a smooth one.
+const MOST_CALLS: usize = 16;
+
+#[tokio::test(start_paused = true)]
+async fn a_first_request_under_faults_is_whole_or_nothing() {
+    let mut refused = 0;
+    for set in fault_sets(MOST_CALLS) {
+        let bench = Bench::new();
+        bench.world.set_faults(&set);
+        let result = bench.request("c").await;
+        bench.calm().await;
+        match result {
+            Ok(answer) => {
+                bench.assert_whole("c", &format!("{set:?}"));
+                bench.close(answer.connection).await.unwrap();
+            }
+            Err(_) => refused += 1,
+        }
+        bench.assert_nothing(&format!("{set:?}")).await;
+    }
+    assert!(refused > 50, "the faults must matter: {refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_under_faults_keeps_the_connection_whole() {
+    for set in fault_sets(MOST_CALLS) {
+        let bench = Bench::new();
+        let answer = bench.request("c").await.unwrap();
+        // The refresh changes something, so that a half-done one shows.
+        let mut changed = answer.connection.clone();
+        changed.context.extra_context.insert("refresh".into(), "1".into());
+        bench.world.set_faults(&set);
+        let result = bench.again(changed).await;
+        bench.calm().await;
+        bench.assert_whole("c", &format!("{set:?} {:?}", result.is_ok()));
+        bench.close(answer.connection).await.unwrap();
+        bench.assert_nothing(&format!("{set:?}")).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_under_faults_leaves_nothing() {
+    for set in fault_sets(8) {
+        let bench = Bench::new();
+        let answer = bench.request("c").await.unwrap();
+        bench.world.set_faults(&set);
+        let _ = bench.close(answer.connection).await;
+        bench.calm().await;
+        bench.assert_nothing(&format!("{set:?}")).await;
+    }
+}
+
+/// Polls a call `polls` times and then lets it go, as a server does when its caller leaves.
+async fn vanish<T>(call: impl Future<Output = T>, polls: usize) -> bool {
+    let mut call = std::pin::pin!(call);
+    for _ in 0..polls {
+        if futures::poll!(call.as_mut()).is_ready() {
+            return false;
+        }
+        tokio::task::yield_now().await;
+    }
+    true
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_may_vanish_at_every_await() {
+    let mut vanished = 0;
+    for polls in 0.. {
+        let bench = Bench::new();
+        let left = vanish(bench.request("c"), polls).await;
+        vanished += usize::from(left);
+        bench.calm().await;
+        if polls > 0 {
+            bench.assert_whole("c", &format!("request, {polls} polls"));
+        }
+        let connection = bench.connection("c");
+        let closing = vanish(bench.close(connection.clone()), polls.max(1)).await;
+        bench.calm().await;
+        bench.assert_nothing(&format!("close, {polls} polls")).await;
+        if !left && !closing {
+            break;
+        }
+    }
+    assert!(vanished > 5, "there must be awaits to vanish at: {vanished}");
+}
+
+/// A-04, I11
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_not_refreshed_ends_at_its_callers_expiry() {
+    let bench = Bench::new();
+    bench.request("c").await.unwrap();
+    tokio::time::sleep(LIFE - Duration::from_secs(1)).await;
+    bench.assert_whole("c", "before its expiry");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    bench.assert_nothing("after its expiry").await;
+}
+
+/// G1, I8: the same Request many times at once is one connection.
+#[tokio::test(start_paused = true)]
+async fn a_request_sent_many_times_is_one_connection() {
+    let bench = Bench::new();
+    let results = futures::future::join_all((0..10).map(|_| bench.request("c"))).await;
+    assert!(results.iter().all(Result::is_ok));
+    bench.assert_whole("c", "ten at once");
+}
+
+/// H3: a full pool is a clean refusal, and a Close makes room.
+#[tokio::test(start_paused = true)]
+async fn a_full_pool_refuses_and_recovers() {
+    let bench = Bench::new();
+    let first = bench.request("a").await.unwrap();
+    let calls = bench.world.calls();
+    let error = bench.request("b").await.unwrap_err();
+    assert_eq!((error.kind, error.hop.as_str()), (Kind::Exhausted, "hop"));
+    assert_eq!(bench.world.calls(), calls, "nothing outside was touched");
+    bench.close(first.connection).await.unwrap();
+    bench.request("b").await.unwrap();
+}
+
+/// Wires taken away by hand come back with the next repair (F1, F2).
+#[tokio::test(start_paused = true)]
+async fn what_somebody_removed_is_repaired() {
+    let bench = Bench::new();
+    bench.request("c").await.unwrap();
+    bench.world.0.lock().unwrap().kernel.clear();
+    tokio::time::sleep(Timing::default().repair_every + Duration::from_secs(1)).await;
+    bench.assert_whole("c", "after the repair");
+}
+
+/// A3, B8: a Close that comes by a way that has been replaced changes nothing.
+#[tokio::test(start_paused = true)]
+async fn a_close_by_a_former_way_is_ignored() {
+    let bench = Bench::new();
+    let answer = bench.request("c").await.unwrap();
+    let mut stale = answer.connection.clone();
+    stale.path.segments[0].name = HopName::new("former").unwrap();
+    bench.close(stale).await.unwrap();
+    bench.assert_whole("c", "a former way closed");
+}
+
+/// Random runs: three clients, faults, vanishing callers, closes; then calm, then nothing may be left.
+#[tokio::test(start_paused = true)]
+async fn random_runs_end_clean() {
+    for seed in 0..2000u64 {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let bench = Bench::new();
+        for _ in 0..12 {
+            let set: Vec<Fault> = (0..random(4)).map(|_| Fault { at: 1 + random(12) as usize, after_effect: random(2) == 1 }).collect();
+            bench.world.set_faults(&set);
+            let client = format!("c{}", random(3));
+            let polls = if random(4) == 0 { 1 + random(12) as usize } else { usize::MAX };
+            if random(3) == 0 {
+                vanish(bench.close(bench.connection(&client)), polls).await;
+            } else {
+                vanish(bench.request(&client), polls).await;
+            }
+        }
+        bench.calm().await;
+        for i in 0..3 {
+            bench.close(bench.connection(&format!("c{i}"))).await.unwrap();
+        }
+        bench.calm().await;
+        bench.assert_nothing(&format!("seed {seed}")).await;
+    }
+}
