@@ -29,6 +29,11 @@ impl<R: Record> Entries<R> {
         self.by_name.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn terms(&self) -> usize {
+        self.by_term.len()
+    }
+
     pub(super) fn get(&self, name: &R::Name) -> Option<&Entry<R>> {
         self.by_name.get(name)
     }

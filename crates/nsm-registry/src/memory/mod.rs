@@ -3,6 +3,10 @@
 //! Not here: durability. A registry that must survive its process uses another engine behind the same trait.
 
 mod entries;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
 mod watchers;
 
 use crate::{

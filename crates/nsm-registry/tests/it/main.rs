@@ -1,0 +1,7 @@
+//! The crate as others use it.
+
+mod bypass;
+mod common;
+mod manifest;
+mod registry;
+mod timing;
