@@ -1,7 +1,4 @@
-//! The command `nsm lab ...`: what it takes, what it prints, and its exit codes.
-//!
-//! Exit codes: 0 everything held; 1 a check failed, something was left behind, or the lab could not run; 2 a lab file
-//! or an argument is wrong.
+//! The command `nsm lab ...`: what it takes and what it prints.
 
 use crate::{
     checks::listed,
@@ -15,7 +12,7 @@ use crate::{
     state::{State, Store, process_state, signal, sweep},
     world::{POLL, Setting, ask},
 };
-use clap::{Args, Subcommand};
+use clap::{Args, FromArgMatches, Subcommand};
 use nsm_api::{Error, Kind, Result};
 use nsm_linux::netns;
 use rustix::process::Signal;
@@ -24,7 +21,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -136,23 +133,33 @@ pub struct LookArgs {
     pub json: bool,
 }
 
-/// Does what was asked. Call it while the process has one thread and no async runtime: a lab without root enters
-/// namespaces of its own, which the kernel allows only then.
-pub fn cli(command: LabCommand) -> ExitCode {
-    let done = match command {
+/// The command `lab` with all its subcommands, to be added to a larger command line.
+pub fn command() -> clap::Command {
+    let lab = clap::Command::new("lab").about("Whole topologies on this machine: real processes, namespaces and packets");
+    LabCommand::augment_subcommands(lab.subcommand_required(true).arg_required_else_help(true))
+}
+
+impl LabCommand {
+    /// What the parsed arguments of [`command`] ask for.
+    pub fn from_matches(matches: &clap::ArgMatches) -> Result<LabCommand> {
+        LabCommand::from_arg_matches(matches).map_err(|error| Error::invalid("nsm lab", error.to_string(), "see nsm lab --help"))
+    }
+}
+
+/// Does what was asked and prints the result. `false`: something that was checked does not hold, or something was left
+/// behind. Call it while the process has one thread and no async runtime: a lab without root enters namespaces of its
+/// own, which the kernel allows only then.
+pub fn cli(command: LabCommand) -> Result<bool> {
+    match command {
         LabCommand::Run(args) => run_examples(&args),
         LabCommand::Up(args) if args.foreground => up_here(&args),
-        LabCommand::Up(args) => up_in_background(&args),
-        LabCommand::Down(args) => down(&args),
-        LabCommand::Ps(args) => ps(&args),
-        LabCommand::Exec(args) => exec(&args),
-        LabCommand::Graph(args) => graph(&args),
+        LabCommand::Up(args) => up_in_background(&args).map(|()| true),
+        LabCommand::Down(args) => down(&args).map(|()| true),
+        LabCommand::Ps(args) => ps(&args).map(|()| true),
+        LabCommand::Exec(args) => exec(&args).map(|never| match never {}),
+        LabCommand::Graph(args) => graph(&args).map(|()| true),
         LabCommand::Look(args) => show_look(&args),
-    };
-    done.unwrap_or_else(|error| {
-        eprintln!("{error}");
-        ExitCode::from(if error.kind == Kind::Invalid { 2 } else { 1 })
-    })
+    }
 }
 
 /// One thread for everything: processes die with the thread that started them.
@@ -181,7 +188,7 @@ fn style() -> Style {
     Style { colour: wants_colour(terminal), width: width.flatten() }
 }
 
-fn run_examples(args: &RunArgs) -> Result<ExitCode> {
+fn run_examples(args: &RunArgs) -> Result<bool> {
     let labs = read_all(&args.paths, args.filter.as_deref())?;
     let setting = setting(args.keep)?;
     let result = runtime()?.block_on(run::run(labs, &setting))?;
@@ -190,7 +197,7 @@ fn run_examples(args: &RunArgs) -> Result<ExitCode> {
     } else {
         println!("{}\n\n{}", table(&result, style()), summary(&result));
     }
-    Ok(if result.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(result.ok)
 }
 
 /// All labs of these paths; the mistakes of all files at once.
@@ -242,14 +249,14 @@ fn lab_paths(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-fn up_here(args: &UpArgs) -> Result<ExitCode> {
+fn up_here(args: &UpArgs) -> Result<bool> {
     let lab = read_file(&args.path)?;
     let setting = setting(args.keep)?;
-    runtime()?.block_on(run::hold(lab, &setting)).map(|()| ExitCode::SUCCESS)
+    runtime()?.block_on(run::hold(lab, &setting))
 }
 
 /// Starts the same command in the foreground as a process of its own, and waits until it says that it is up.
-fn up_in_background(args: &UpArgs) -> Result<ExitCode> {
+fn up_in_background(args: &UpArgs) -> Result<()> {
     let lab = read_file(&args.path)?;
     let socket = std::env::temp_dir().join(format!("nsm-lab-up-{}", std::process::id()));
     let failed = |error: std::io::Error| Error::internal(format!("socket {}", socket.display()), error.to_string());
@@ -264,7 +271,7 @@ fn up_in_background(args: &UpArgs) -> Result<ExitCode> {
     let name = &lab.lab.name;
     let pod = lab.lab.pods().next().unwrap_or("POD");
     println!("lab {name} is up\n  nsm lab ps {name}\n  nsm lab exec --lab {name} {pod} -- nsm lab look\n  nsm lab down {name}");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn wait_up(child: &mut std::process::Child, listener: &std::os::unix::net::UnixDatagram, name: &str) -> Result<()> {
@@ -307,7 +314,7 @@ fn named(store: &Store, lab: &str) -> Result<State> {
     })
 }
 
-fn down(args: &DownArgs) -> Result<ExitCode> {
+fn down(args: &DownArgs) -> Result<()> {
     let store = Store::open()?;
     let states = chosen(&store, &args.labs)?;
     for state in &states {
@@ -318,7 +325,7 @@ fn down(args: &DownArgs) -> Result<ExitCode> {
         println!("no lab runs");
     }
     store.tidy();
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Asks the holder to take everything away; what a dead holder left is removed here.
@@ -338,7 +345,7 @@ fn end(store: &Store, state: &State) -> Result<()> {
     Ok(())
 }
 
-fn ps(args: &PsArgs) -> Result<ExitCode> {
+fn ps(args: &PsArgs) -> Result<()> {
     let store = Store::open()?;
     let states = chosen(&store, &args.labs)?;
     store.tidy();
@@ -351,7 +358,7 @@ fn ps(args: &PsArgs) -> Result<ExitCode> {
             })
             .collect();
         println!("{}", serde_json::Value::from(list));
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     let rows = rows.map(|(state, process)| {
         let running = process_state(process.pid, process.started);
@@ -365,10 +372,10 @@ fn ps(args: &PsArgs) -> Result<ExitCode> {
         ]
     });
     println!("{}", plain_table(&["lab", "name", "role", "pid", "namespace", "state"], rows.collect(), style()));
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-fn exec(args: &ExecArgs) -> Result<ExitCode> {
+fn exec(args: &ExecArgs) -> Result<std::convert::Infallible> {
     let store = Store::open()?;
     let labs: Vec<String> = args.lab.iter().cloned().collect();
     let has = |state: &State| state.namespaces.contains(&format!("{}-{}", state.lab, args.pod));
@@ -404,7 +411,7 @@ fn enter_user_namespace(state: &State) -> Result<()> {
     Ok(())
 }
 
-fn graph(args: &GraphArgs) -> Result<ExitCode> {
+fn graph(args: &GraphArgs) -> Result<()> {
     let lab = read_file(&args.path)?;
     let store = Store::open()?;
     let state = store.get(&lab.lab.name).filter(State::is_alive);
@@ -416,7 +423,7 @@ fn graph(args: &GraphArgs) -> Result<ExitCode> {
     } else {
         println!("{}", graph.mermaid());
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// What the managers of a running lab list. Their sockets are files, reached from any namespace.
@@ -430,7 +437,7 @@ fn connections(lab: &LabFile, state: &State) -> Result<Vec<crate::checks::Listed
     Ok(all)
 }
 
-fn show_look(args: &LookArgs) -> Result<ExitCode> {
+fn show_look(args: &LookArgs) -> Result<bool> {
     let seen = runtime()?.block_on(look(args.ping, args.tcp))?;
     if args.json {
         println!("{}", serde_json::to_string(&seen).expect("texts and numbers are always JSON"));
@@ -439,5 +446,47 @@ fn show_look(args: &LookArgs) -> Result<ExitCode> {
     }
     let answered = seen.ping.unwrap_or(true) && seen.tcp.unwrap_or(true);
     // With --json the caller reads the answer; a person or a script without it reads the exit code.
-    Ok(if answered || args.json { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(answered || args.json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> LabCommand {
+        let json = clap::Arg::new("json").long("json").action(clap::ArgAction::SetTrue).global(true);
+        let root = clap::Command::new("nsm").arg(json).subcommand(command());
+        let matches = root.try_get_matches_from(line.split(' ')).unwrap_or_else(|error| panic!("{error}"));
+        LabCommand::from_matches(matches.subcommand_matches("lab").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn json_is_understood_before_and_after_the_words() {
+        for line in ["nsm lab run examples --json --filter hello", "nsm --json lab run examples --filter hello"] {
+            let LabCommand::Run(args) = parsed(line) else { panic!("{line}") };
+            assert!(args.json && args.filter.as_deref() == Some("hello") && !args.keep, "{line}");
+        }
+        assert!(matches!(parsed("nsm lab ps"), LabCommand::Ps(PsArgs { json: false, .. })));
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_the_command() {
+        let LabCommand::Exec(args) = parsed("nsm lab exec --lab hello client -- nsm lab look --json") else { panic!() };
+        assert_eq!((args.pod.as_str(), args.command.len()), ("client", 4));
+    }
+
+    #[test]
+    fn directories_give_their_yaml_files_by_name() {
+        let dir = std::env::temp_dir().join(format!("nsm-lab-paths-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        for name in ["b.yaml", "a.yml", "notes.md"] {
+            std::fs::write(dir.join(name), "").unwrap();
+        }
+        let names: Vec<_> =
+            lab_paths(std::slice::from_ref(&dir)).unwrap().iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+        assert_eq!(names, ["a.yml", "b.yaml"]);
+        let error = read_all(std::slice::from_ref(&dir), None).unwrap_err().to_string();
+        assert!(error.contains("2 lab files") && error.contains("a.yml") && error.contains("b.yaml"), "{error}");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }

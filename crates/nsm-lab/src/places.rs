@@ -174,4 +174,48 @@ mod tests {
         assert!(is_own_address("172.16.1.100".parse().unwrap()));
         assert!(is_own_address("2001:db8::1".parse().unwrap()));
     }
+
+    const LAB: &str = "
+apiVersion: networkservicemesh.io/v1
+kind: Lab
+metadata: {name: NAME}
+spec:
+  nodes: [{name: a}, {name: b}]
+  endpoints: [{name: gateway, node: a, services: [x], cidr: [10.9.0.0/31]}]
+  hosts:
+  - {name: server, pod: gateway, address: 172.31.0.10/16, podInterface: corp, podAddress: 172.31.0.1/16, listen: [8080],
+     routes: [{to: 10.9.0.0/16, via: 172.31.0.1}]}
+";
+
+    /// Needs the right to make namespaces; without it this test fails.
+    #[tokio::test]
+    async fn places_are_made_joined_remembered_and_deleted() {
+        let text = LAB.replace("NAME", &format!("unit-{}", std::process::id()));
+        let (lab, _) = crate::read(&text).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+        let plan = crate::plan::plan(&lab, &crate::plan::Files::new("/nowhere"));
+        let mut places = Places::default();
+        for name in &plan.namespaces {
+            places.make(name).expect("this test needs root, to make network namespaces");
+        }
+        assert_eq!(places.make(&plan.namespaces[0]).unwrap_err().kind, Kind::Conflict, "a name that is taken is refused");
+        places.furnish(&lab, &plan).await.unwrap();
+        assert!(places.changes().is_empty());
+
+        let answered = |from: &str, to: &str| {
+            let (netns, to) = (places.get(&lab.namespace(from)).unwrap().netns.clone(), to.parse().unwrap());
+            async move { probe::ping(&netns, probe::PingOptions::once(to)).await.unwrap().complete() }
+        };
+        assert!(answered("a", "10.231.0.12").await, "nodes reach each other over the fabric");
+        assert!(answered("gateway", "172.31.0.10").await, "a pod reaches its host");
+        let gateway = places.get(&lab.namespace("gateway")).unwrap();
+        let greeting = probe::tcp_get(&gateway.netns, "172.31.0.10:8080".parse().unwrap(), b"hi", std::time::Duration::from_secs(1)).await;
+        assert_eq!(greeting.unwrap(), b"hi");
+
+        gateway.net.address_add("corp", "10.9.9.9/32".parse().unwrap()).unwrap();
+        assert!(places.changes().iter().any(|line| line.contains("new: address 10.9.9.9/32")), "{:?}", places.changes());
+        assert!(!places.additions().unwrap().is_empty());
+        assert!(places.delete().is_empty());
+        let left = netns::list_named().unwrap();
+        assert!(plan.namespaces.iter().all(|name| !left.contains(name)), "{left:?}");
+    }
 }

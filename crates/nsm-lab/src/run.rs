@@ -137,8 +137,8 @@ fn changes(before: Result<Outside>, after: Result<Outside>) -> Vec<String> {
     }
 }
 
-/// Holds one lab until the user's wish. Tells a waiting parent (or systemd) when it is up, or why not.
-pub(crate) async fn hold(file: LabFile, setting: &Setting) -> Result<()> {
+/// Holds one lab until the user's wish; says whether nothing was left behind. Tells a waiting parent (or systemd) when it is up, or why not.
+pub(crate) async fn hold(file: LabFile, setting: &Setting) -> Result<bool> {
     let mut interrupt = Interrupt::new()?;
     let progress = Progress::new(&file.lab.name);
     let name = file.lab.name.clone();
@@ -157,7 +157,7 @@ pub(crate) async fn hold(file: LabFile, setting: &Setting) -> Result<()> {
     let left = world.down(&progress).await;
     progress.done(up.is_ok() && left.is_empty(), if left.is_empty() { "nothing left behind" } else { "left something behind" });
     left.iter().for_each(|line| progress.remark(line));
-    up
+    up.map(|()| left.is_empty())
 }
 
 /// One datagram to whoever started us, by the sd_notify protocol. Nobody listening is no error.
