@@ -12,7 +12,7 @@ use crate::{
     state::{State, Store, process_state, signal, sweep},
     world::{POLL, Setting, ask},
 };
-use clap::{Args, FromArgMatches, Subcommand};
+use clap::{Args, Subcommand};
 use nsm_api::{Error, Kind, Result};
 use nsm_linux::netns;
 use rustix::process::Signal;
@@ -131,19 +131,6 @@ pub struct LookArgs {
     /// An object.
     #[arg(long)]
     pub json: bool,
-}
-
-/// The command `lab` with all its subcommands, to be added to a larger command line.
-pub fn command() -> clap::Command {
-    let lab = clap::Command::new("lab").about("Whole topologies on this machine: real processes, namespaces and packets");
-    LabCommand::augment_subcommands(lab.subcommand_required(true).arg_required_else_help(true))
-}
-
-impl LabCommand {
-    /// What the parsed arguments of [`command`] ask for.
-    pub fn from_matches(matches: &clap::ArgMatches) -> Result<LabCommand> {
-        LabCommand::from_arg_matches(matches).map_err(|error| Error::invalid("nsm lab", error.to_string(), "see nsm lab --help"))
-    }
 }
 
 /// Does what was asked and prints the result. `false`: something that was checked does not hold, or something was left
@@ -452,12 +439,13 @@ fn show_look(args: &LookArgs) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::FromArgMatches;
 
     fn parsed(line: &str) -> LabCommand {
         let json = clap::Arg::new("json").long("json").action(clap::ArgAction::SetTrue).global(true);
-        let root = clap::Command::new("nsm").arg(json).subcommand(command());
+        let root = clap::Command::new("nsm").arg(json).subcommand(LabCommand::augment_subcommands(clap::Command::new("lab")));
         let matches = root.try_get_matches_from(line.split(' ')).unwrap_or_else(|error| panic!("{error}"));
-        LabCommand::from_matches(matches.subcommand_matches("lab").unwrap()).unwrap()
+        LabCommand::from_arg_matches(matches.subcommand_matches("lab").unwrap()).unwrap()
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub mod schema;
 mod state;
 mod world;
 
-pub use cli::{DownArgs, ExecArgs, GraphArgs, LabCommand, LookArgs, PsArgs, RunArgs, UpArgs, cli, command};
+pub use cli::{DownArgs, ExecArgs, GraphArgs, LabCommand, LookArgs, PsArgs, RunArgs, UpArgs, cli};
 pub use look::{Look, SeenInterface, SeenRoute};
 pub use read::{LabFile, Mistake, read, read_file};
 pub use state::{State, StateProcess, Store};
