@@ -6,7 +6,8 @@ use crate::{
     program::Program,
     settings::{COMMON, with_options},
 };
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Subcommand};
+use nsm_lab::LabCommand;
 use std::{fmt::Write, path::PathBuf};
 
 /// Subcommands that only hold others.
@@ -16,8 +17,13 @@ const GROUPS: &[(&str, &str)] = &[
     ("describe", "Show one thing whole"),
     ("watch", "Print what is there and every change until interrupted"),
     ("delete", "Remove from the registry"),
-    ("lab", "Whole topologies on this machine: real processes, namespaces and packets"),
-    ("bench", "Measure on this machine, against what the bare kernel does"),
+];
+/// Other words for the last word of a subcommand, as upstream's tool has them.
+const ALIASES: &[(&str, &[&str])] = &[
+    ("service", &["services", "netsvc", "netsvcs", "networkservice", "networkservices"]),
+    ("endpoint", &["endpoints", "nse", "nses", "networkserviceendpoint", "networkserviceendpoints"]),
+    ("connection", &["connections", "conn", "conns"]),
+    ("node", &["nodes"]),
 ];
 const NETNS: &str = "netns";
 const CONFIG: &str = "config";
@@ -29,6 +35,7 @@ pub(crate) struct Invocation {
     pub(crate) name: String,
     /// Its arguments.
     pub(crate) matches: ArgMatches,
+    lab: Option<ArgMatches>,
     /// The namespace to enter first: a name of `ip netns` or a path.
     pub(crate) netns: Option<String>,
     /// The settings file.
@@ -44,7 +51,6 @@ pub(crate) fn command(programs: &[Program]) -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .infer_subcommands(false)
         .max_term_width(120)
         .arg(Arg::new(NETNS).long(NETNS).value_name("NAME|PATH").global(true).help("Run inside this network namespace"))
         .arg(
@@ -63,19 +69,28 @@ pub(crate) fn command(programs: &[Program]) -> Command {
         insert(root, program.name, leaf)
     });
     let shell = Arg::new("shell").value_name("SHELL").required(true).value_parser(clap::value_parser!(clap_complete::Shell));
-    root.subcommand(Command::new("completion").about("Print a completion script for a shell").arg(shell))
+    let lab = LabCommand::augment_subcommands(Command::new("lab"))
+        .about("Whole topologies on this machine: real processes, namespaces and packets");
+    root.subcommand(lab.subcommand_required(true).arg_required_else_help(true))
+        .subcommand(Command::new("completion").about("Print a completion script for a shell").arg(shell))
         .subcommand(Command::new("version").about("Print the version"))
 }
 
 /// Puts `leaf` under the words of `name`.
 fn insert(parent: Command, name: &'static str, leaf: Command) -> Command {
-    let Some((word, rest)) = name.split_once(' ') else { return parent.subcommand(leaf.name(name)) };
+    let Some((word, rest)) = name.split_once(' ') else { return parent.subcommand(leaf.name(name).aliases(aliases(name))) };
     if parent.find_subcommand(word).is_some() {
         return parent.mut_subcommand(word, |group| insert(group, rest, leaf));
     }
     let about = GROUPS.iter().find(|(group, _)| *group == word).map(|(_, about)| *about).expect("every group has a sentence in GROUPS");
     let group = Command::new(word).about(about).subcommand_required(true).arg_required_else_help(true);
     parent.subcommand(insert(group, rest, leaf))
+}
+
+/// Singular and plural mean the same; whichever is not the name is an alias.
+fn aliases(name: &'static str) -> impl Iterator<Item = &'static str> {
+    let words = ALIASES.iter().filter(move |(one, others)| *one == name || others[0] == name);
+    words.flat_map(|(one, others)| others.iter().copied().chain([*one])).filter(move |alias| *alias != name)
 }
 
 fn exit_codes() -> String {
@@ -88,9 +103,14 @@ fn exit_codes() -> String {
 }
 
 impl Invocation {
+    /// The lab's command, when it was asked for. It has its own arguments.
+    pub(crate) fn lab(&self) -> Option<Result<LabCommand, clap::Error>> {
+        self.lab.as_ref().map(LabCommand::from_arg_matches)
+    }
     /// What the arguments say. The parser has checked that there is a subcommand.
     pub(crate) fn new(mut matches: ArgMatches) -> Invocation {
         let mut words = Vec::new();
+        let lab = matches.subcommand_matches("lab").cloned();
         while let Some((word, inner)) = matches.remove_subcommand() {
             words.push(word);
             matches = inner;
@@ -98,6 +118,7 @@ impl Invocation {
         let text = |id: &str| matches.get_one::<String>(id).cloned();
         Invocation {
             name: words.join(" "),
+            lab,
             netns: text(NETNS),
             config: text(CONFIG).map(PathBuf::from),
             output: if matches.get_flag(JSON) { Output::Json } else { Output::Text },

@@ -32,19 +32,35 @@ pub fn main() -> ExitCode {
         }
     };
     let asked = Invocation::new(matches);
+    start(&asked, &programs).unwrap_or_else(|error| {
+        tell(&error, asked.output);
+        Exit::from(error.kind).into()
+    })
+}
+
+/// What comes before everything: this process has one thread, and can change its namespaces.
+fn start(asked: &Invocation, programs: &[Program]) -> Result<ExitCode> {
+    if env::var_os(DIE_WITH_PARENT).is_some_and(|value| value == "1") {
+        let signal = Some(rustix::process::Signal::TERM);
+        rustix::process::set_parent_process_death_signal(signal)
+            .map_err(|problem| Error::internal(DIE_WITH_PARENT, problem.to_string()))?;
+    }
+    if let Some(name) = &asked.netns {
+        enter(name)?;
+    }
+    if let Some(command) = asked.lab() {
+        let command = command.map_err(|problem| Error::internal("`nsm lab`", problem.to_string()))?;
+        return nsm_lab::cli(command).map(|held| if held { Exit::Ok } else { Exit::Failed }.into());
+    }
     let done = match asked.name.as_str() {
-        "completion" => completion(&asked, &programs),
+        "completion" => completion(asked, programs),
         "version" => version(asked.output),
         name => match programs.iter().find(|program| program.name == name) {
-            Some(program) => run(program, &asked),
+            Some(program) => run(program, asked),
             None => Err(Error::internal(format!("`nsm {name}`"), "the command line knows it and nobody else does")),
         },
     };
-    done.unwrap_or_else(|error| {
-        tell(&error, asked.output);
-        error.kind.into()
-    })
-    .into()
+    done.map(ExitCode::from)
 }
 
 fn tell(error: &Error, output: Output) {
@@ -68,16 +84,8 @@ fn version(output: Output) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Runs a program to its end. Until the runtime starts, this process has one thread and can change its namespaces.
+/// Runs a program to its end.
 fn run(program: &Program, asked: &Invocation) -> Result<Exit> {
-    if env::var_os(DIE_WITH_PARENT).is_some_and(|value| value == "1") {
-        let signal = Some(rustix::process::Signal::TERM);
-        rustix::process::set_parent_process_death_signal(signal)
-            .map_err(|problem| Error::internal(DIE_WITH_PARENT, problem.to_string()))?;
-    }
-    if let Some(name) = &asked.netns {
-        enter(name)?;
-    }
     let mut settings = Settings::load(program.name, program.options, &asked.matches, asked.config.as_deref());
     let telemetry = start_log(program, &mut settings)?;
     nsm_identity::install_crypto_provider();
@@ -100,7 +108,7 @@ fn start_log(program: &Program, settings: &mut Settings) -> Result<Telemetry> {
     let configured: Level = settings.text("log-level");
     let quiet = program.kind != Kind::Role && !settings.is_given("log-level");
     let format = if settings.choice("log-format") == "json" { Format::Json } else { Format::Text };
-    Telemetry::start(if quiet { Level::warn() } else { configured }, format)
+    Telemetry::start(if quiet { Level::quiet() } else { configured }, format)
 }
 
 async fn serve(program: &Program, settings: Settings, telemetry: Telemetry, output: Output) -> Result<Exit> {

@@ -29,9 +29,9 @@ impl Level {
     pub fn trace() -> Level {
         Level("info,nsm=trace".into())
     }
-    /// Only what may need somebody.
-    pub fn warn() -> Level {
-        Level("warn".into())
+    /// Warnings of ours, and what other libraries cannot go on with.
+    pub fn quiet() -> Level {
+        Level("error,nsm=warn".into())
     }
 }
 

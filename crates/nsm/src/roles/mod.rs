@@ -2,15 +2,15 @@
 //!
 //! Composition only. What a role does with a Request is decided in `nsm-hop`.
 
-mod client;
-mod endpoint;
-mod forwarder;
-mod identity;
-mod manager;
-mod node;
-mod process;
-mod registration;
-mod registry;
+pub mod client;
+pub mod endpoint;
+pub mod forwarder;
+pub mod identity;
+pub mod manager;
+pub mod node;
+pub mod process;
+pub mod registration;
+pub mod registry;
 
 use crate::program::Program;
 

@@ -1,6 +1,6 @@
 //! From the table to the command line parser.
 
-use super::{Effect, Opt, Shape};
+use super::{Effect, Opt, Place, Shape};
 use clap::{Arg, ArgAction, Command, builder::PossibleValuesParser};
 
 /// Adds an argument for every option of the table.
@@ -17,18 +17,20 @@ pub(crate) fn arg(opt: &'static Opt) -> Arg {
         Shape::OneOf(words) => arg.value_parser(PossibleValuesParser::new(words)),
         _ => arg,
     };
-    if opt.positional {
-        return arg.action(ArgAction::Append).num_args(0..);
-    }
-    let arg = arg.long(opt.flag).action(ArgAction::Append);
+    let arg = arg.action(ArgAction::Append);
+    let arg = match opt.place {
+        Place::Position => return arg.num_args(0..),
+        Place::Flags => arg.long(opt.flag).num_args(1..),
+        Place::Flag => arg.long(opt.flag).num_args(1),
+    };
     let arg = match opt.short {
         Some(letter) => arg.short(letter),
         None => arg,
     };
     match opt.shape {
         // `--register-service` alone means true.
-        Shape::Bool => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
-        _ => arg.num_args(1),
+        Shape::Bool => arg.num_args(0..=1).default_missing_value("true"),
+        _ => arg,
     }
 }
 

@@ -38,7 +38,6 @@
 mod args;
 mod duration;
 mod nearest;
-pub mod shared;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -47,7 +46,7 @@ mod yaml;
 
 pub use args::with_options;
 pub use duration::GoDuration;
-pub use table::{COMMON, Effect, Opt, Shape};
+pub use table::{COMMON, Effect, Opt, Place, Shape};
 
 use clap::ArgMatches;
 use ipnet::IpNet;
@@ -214,6 +213,10 @@ impl Settings {
     pub fn mistake(&mut self, sentence: impl Into<String>) {
         self.mistakes.push(sentence.into());
     }
+    /// Whether the command declares the option.
+    pub fn has(&self, flag: &str) -> bool {
+        self.table.contains_key(flag)
+    }
     /// Whether somebody gave the option.
     pub fn is_given(&self, flag: &str) -> bool {
         self.given.contains_key(self.option(flag).flag)
@@ -266,7 +269,7 @@ impl Given {
     fn shown(&self, opt: &Opt) -> String {
         let text = if opt.effect == Effect::Secret { "***".to_owned() } else { format!("{:?}", self.joined()) };
         match &self.source {
-            Source::Flag if opt.positional => format!("{} {text}", opt.flag),
+            Source::Flag if opt.place == Place::Position => format!("{} {text}", opt.flag),
             Source::Flag => format!("--{} {text}", opt.flag),
             Source::Environment => format!("{}={text}", opt.env),
             Source::File(origin) => format!("{} {text} in {origin}", opt.flag),

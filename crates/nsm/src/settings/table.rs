@@ -98,6 +98,17 @@ pub enum Effect {
     None,
 }
 
+/// Where on the command line an option stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `--flag VALUE`, possibly again.
+    Flag,
+    /// `--flag VALUE VALUE ...`, read with `Settings::words`.
+    Flags,
+    /// Any number of words by position, read with `Settings::words`.
+    Position,
+}
+
 /// One option of a role: its flag, its variable, its default.
 #[derive(Clone, Copy, Debug)]
 pub struct Opt {
@@ -117,14 +128,14 @@ pub struct Opt {
     pub help: &'static str,
     /// What it does.
     pub effect: Effect,
-    /// Given by position, not by flag; any number of words.
-    pub positional: bool,
+    /// Where it stands.
+    pub place: Place,
 }
 
 impl Opt {
     /// An option that has an effect and a default. An empty default means "none" and is read with `Settings::optional`, or as an empty list.
     pub const fn new(flag: &'static str, env: &'static str, default: &'static str, shape: Shape, help: &'static str) -> Opt {
-        Opt { flag, short: None, env, default, required: false, shape, help, effect: Effect::Full, positional: false }
+        Opt { flag, short: None, env, default, required: false, shape, help, effect: Effect::Full, place: Place::Flag }
     }
     /// An option that must be set; `example` is shown to whoever forgot it.
     pub const fn required(flag: &'static str, env: &'static str, example: &'static str, shape: Shape, help: &'static str) -> Opt {
@@ -136,11 +147,11 @@ impl Opt {
     }
     /// Words given by position, read with `Settings::words`.
     pub const fn words(name: &'static str, shape: Shape, help: &'static str) -> Opt {
-        Opt { positional: true, ..Opt::new(name, "", "", shape, help) }
+        Opt { place: Place::Position, ..Opt::new(name, "", "", shape, help) }
     }
-    /// The same with another default.
-    pub const fn or(self, default: &'static str) -> Opt {
-        Opt { default, ..self }
+    /// The same, one flag taking several values.
+    pub const fn many(self) -> Opt {
+        Opt { place: Place::Flags, ..self }
     }
     /// The same, with a one-letter flag.
     pub const fn short(self, letter: char) -> Opt {

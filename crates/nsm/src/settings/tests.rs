@@ -52,12 +52,10 @@ fn defaults_hold_when_nobody_says_anything() {
 #[test]
 fn flag_beats_environment_beats_file_beats_default() {
     let file = "name: file\nport: 1\nregister: true\nlisten-on: [tcp://:1, tcp://:2]\n";
-    let mut s = settings().with_file("f.yaml", file).with_flags(&flags(&["--name", "flag", "--register", "a", "b,c"])).with_environment([
-        ("NSM_NAME", "env"),
-        ("NSM_PORT", "2"),
-        ("NSM_REGISTER", "false"),
-        ("NSM_SERVICE", ""),
-    ]);
+    let mut s = settings()
+        .with_file("f.yaml", file)
+        .with_flags(&flags(&["--name", "flag", "--register=true", "a", "b,c"]))
+        .with_environment([("NSM_NAME", "env"), ("NSM_PORT", "2"), ("NSM_REGISTER", "false"), ("NSM_SERVICE", "")]);
     assert_eq!(s.text::<String>("name"), "flag");
     assert_eq!(s.text::<u16>("port"), 2);
     assert!(s.boolean("register"));
@@ -74,6 +72,9 @@ fn repeated_flags_of_a_list_add_up_and_a_bool_takes_a_value() {
     assert_eq!(s.list::<Target>("listen-on").len(), 3);
     assert!(!s.boolean("register"));
     s.finish().unwrap();
+    for (words, expected) in [(["--register", "false"].as_slice(), false), (&["--register", "--service", "x"], true)] {
+        assert_eq!(settings().with_flags(&flags(words)).boolean("register"), expected, "{words:?}");
+    }
 }
 
 #[test]
