@@ -8,6 +8,7 @@
 
 mod error;
 mod inet;
+mod kernel;
 mod link;
 pub mod net;
 pub mod netns;
@@ -18,5 +19,4 @@ mod snapshot;
 mod sys;
 mod uapi;
 
-/// Routes made for a wire carry this protocol number, by which they are told from all others.
-pub const ROUTE_PROTOCOL: u8 = 0xB4;
+pub use kernel::{LinuxKernel, ROUTE_PROTOCOL};

@@ -11,6 +11,8 @@ use std::net::IpAddr;
 /// Bytes of the fixed part of a link message.
 pub(crate) const LINK_FIXED: usize = 16;
 
+const NSID_FIXED: usize = 4;
+
 /// What one link message says.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Link {
@@ -25,8 +27,8 @@ pub(crate) struct Link {
     pub(crate) master: Option<u32>,
     /// Interface index of the other end of a veth, in its namespace.
     pub(crate) peer: Option<u32>,
-    /// Set when the other end lives in another namespace.
-    pub(crate) peer_elsewhere: bool,
+    /// The local number of the namespace of the other end, when it is another one.
+    pub(crate) peer_netns: Option<u32>,
     pub(crate) vxlan: Option<Vxlan>,
     pub(crate) ipv6_disabled: bool,
     pub(crate) stats: Option<[u64; 8]>,
@@ -62,7 +64,7 @@ impl Link {
                 IFLA_GROUP => link.group = read_u32(content, 0)?,
                 IFLA_MASTER => link.master = read_u32(content, 0),
                 IFLA_LINK => link.peer = read_u32(content, 0).filter(|index| *index != 0),
-                IFLA_LINK_NETNSID => link.peer_elsewhere = true,
+                IFLA_LINK_NETNSID => link.peer_netns = read_u32(content, 0),
                 IFLA_LINKINFO => link.read_info(content),
                 IFLA_AF_SPEC => link.ipv6_disabled = ipv6_disabled(content).unwrap_or(false),
                 IFLA_STATS64 => link.stats = read_stats(content),
@@ -155,4 +157,10 @@ pub(crate) fn all(socket: &mut Socket) -> Result<Vec<Link>, Refusal> {
     let mut links: Vec<Link> = replies.iter().filter_map(parse_new).collect();
     links.sort_by_key(|link| link.index);
     Ok(links)
+}
+
+/// The local number by which the socket's namespace knows another one; `None` when it has none.
+pub(crate) fn number_of(socket: &mut Socket, netns_fd: u32) -> Result<Option<u32>, Refusal> {
+    let replies = socket.ask(Message::new(RTM_GETNSID, 0, &[0; NSID_FIXED]).u32(NETNSA_FD, netns_fd))?;
+    Ok(replies.iter().find_map(|reply| read_u32(Attributes::after(&reply.body, NSID_FIXED).find(NETNSA_NSID)?, 0)))
 }

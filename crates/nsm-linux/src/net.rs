@@ -266,8 +266,8 @@ impl Net {
         Ok(LinkStats { rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped })
     }
     /// Everything that exists in this namespace as canonical, sorted lines: links, addresses, routes of all tables,
-    /// rules, permanent neighbours, queueing disciplines and filters. Without what changes by itself (counters, learned
-    /// neighbours, cached routes). Two snapshots are equal when nothing was left behind.
+    /// rules, permanent neighbours, queueing disciplines and filters. Without what comes and goes by itself (counters,
+    /// learned neighbours, cached routes, IPv6 link-local addresses). Two snapshots are equal when nothing was left behind.
     pub fn snapshot(&self) -> Result<Vec<String>> {
         snapshot::take(&mut self.socket()).map_err(self.explain("a snapshot", "list its objects"))
     }

@@ -14,7 +14,7 @@ use rustix::{
 };
 use std::{
     fs, io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -166,26 +166,37 @@ fn prepare_named_dir() -> Result<()> {
     rustix::mount::mount_change(NAMED, shared).map_err(step("share it"))
 }
 
+/// Proof of being on a thread that was made to visit namespaces and ends afterwards.
+pub(crate) struct Visitor(());
+
+impl Visitor {
+    /// Moves the visiting thread into a namespace.
+    pub(crate) fn enter(&self, netns: &Netns) -> Result<()> {
+        rustix::thread::move_into_link_name_space(file(netns)?.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| refused(format!("network namespace {}", netns.key), "enter it", errno))
+    }
+}
+
+/// Runs `work` on a thread made for it, which may visit any number of namespaces. Dropping the future does not stop the work.
+pub(crate) async fn visit<T: Send + 'static>(work: impl FnOnce(&Visitor) -> T + Send + 'static) -> Result<T> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    let visiting = move || {
+        // The caller may be gone; then nobody wants the result.
+        let _ = done.send(work(&Visitor(())));
+    };
+    std::thread::Builder::new().name("netns".to_owned()).spawn(visiting).map_err(|error| no_thread(&error))?;
+    result.await.map_err(|_| panicked())
+}
+
 /// Runs `work` inside the namespace, on a thread made for it. Dropping the future does not stop the work.
 pub async fn run_in<T: Send + 'static>(netns: &Netns, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    let file = file(netns)?.clone();
-    let (done, result) = tokio::sync::oneshot::channel();
-    spawn("netns", move || {
-        // The caller may be gone; then nobody wants the result.
-        let _ = done.send(enter(file.as_fd()).map(|()| work()));
-    })?;
-    result.await.map_err(|_| panicked())?
+    let netns = netns.clone();
+    visit(move |visitor| visitor.enter(&netns).map(|()| work())).await?
 }
 
 /// Runs `work` inside the namespace, on a thread made for it, and waits.
 pub fn run_in_blocking<T: Send>(netns: &Netns, work: impl FnOnce() -> T + Send) -> Result<T> {
-    let file = file(netns)?;
-    on_thread("netns", || enter(file.as_fd()).map(|()| work()))?
-}
-
-fn enter(fd: BorrowedFd<'_>) -> Result<()> {
-    rustix::thread::move_into_link_name_space(fd, Some(LinkNameSpaceType::Network))
-        .map_err(|errno| refused("network namespace", "enter it", errno))
+    on_thread("netns", || Visitor(()).enter(netns).map(|()| work()))?
 }
 
 fn on_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
@@ -193,10 +204,6 @@ fn on_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T> 
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work).map_err(|error| no_thread(&error))?;
         thread.join().map_err(|_| panicked())
     })
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(work).map(|_| ()).map_err(|error| no_thread(&error))
 }
 
 fn no_thread(error: &io::Error) -> Error {
@@ -219,7 +226,7 @@ fn errno_of(error: &io::Error) -> Errno {
 /// Moves this whole process into a namespace. Only at its very start, while it has one thread.
 pub fn enter_forever(netns: &Netns) -> Result<()> {
     alone("enter a network namespace")?;
-    enter(file(netns)?.as_fd())
+    Visitor(()).enter(netns) // the visit lasts as long as the process
 }
 
 /// Gives this process user, network and mount namespaces of its own, in which it is root and may build a lab. Only at

@@ -8,7 +8,7 @@ use nsm_api::Result;
 use nsm_hop::kernel::Netns;
 use rustix::{
     io::Errno,
-    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt},
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt},
 };
 use std::{fmt, net::IpAddr, os::fd::OwnedFd, time::Duration};
 
@@ -315,6 +315,7 @@ fn verdict(header: &Header, body: &[u8]) -> std::result::Result<(), Refusal> {
 pub(crate) fn link_events() -> std::result::Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, NETLINK_ROUTE)?;
-    sys::set_option(&fd, libc::SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_LINK)?;
+    // Bound, as the kernel sends no news to a socket without an address of its own.
+    rustix::net::bind(&fd, &netlink::SocketAddrNetlink::new(0, RTMGRP_LINK))?;
     Ok(fd)
 }

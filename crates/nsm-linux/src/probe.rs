@@ -3,7 +3,7 @@
 //! Sockets are opened inside the namespace by a thread made for it and driven from the caller's runtime. Not here:
 //! measuring throughput.
 
-use crate::{error::refused, netns};
+use crate::{error::refused, netns, sys};
 use nsm_api::{Error, Kind, Result};
 use nsm_hop::kernel::Netns;
 use rustix::{
@@ -120,7 +120,7 @@ pub async fn ping(netns: &Netns, options: PingOptions) -> Result<PingReport> {
     }
     let opening = options.clone();
     let (fd, raw) = netns::run_in(netns, move || open_icmp(&opening)).await??;
-    let fd = AsyncFd::new(fd).map_err(|error| socket_error("drive the ICMP socket", &error))?;
+    let fd = sys::watch(fd).map_err(|error| socket_error("drive the ICMP socket", &error))?;
     let (mut times, mut send_error) = (vec![], None);
     for sequence in 0..options.count {
         let begun = Instant::now();

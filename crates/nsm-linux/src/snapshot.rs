@@ -7,6 +7,7 @@ use crate::{
     nl::{Attributes, Message, Refusal, Reply, Socket, read_ip, read_text, read_u32},
     uapi::*,
 };
+use ipnet::IpNet;
 use rustix::io::Errno;
 
 const RULE_FIXED: usize = 12;
@@ -16,12 +17,13 @@ const TC_FIXED: usize = 20;
 pub(crate) fn take(socket: &mut Socket) -> Result<Vec<String>, Refusal> {
     let links = link::all(socket)?;
     let mut lines: Vec<String> = links.iter().map(link_line).collect();
-    lines.extend(
-        inet::addresses(socket, 0)?
-            .iter()
-            .map(|address| format!("address {} dev {} scope {}", address.net, name_of(&links, address.index), address.scope)),
-    );
-    lines.extend(inet::routes(socket, RouteFilter::default())?.iter().map(|route| route_line(&links, route)));
+    let addresses = inet::addresses(socket, 0)?;
+    let addresses = addresses.iter().filter(|address| !(address.scope == RT_SCOPE_LINK && by_itself(&address.net)));
+    lines
+        .extend(addresses.map(|address| format!("address {} dev {} scope {}", address.net, name_of(&links, address.index), address.scope)));
+    let routes = inet::routes(socket, RouteFilter::default())?;
+    let routes = routes.iter().filter(|route| !(route.protocol == RTPROT_KERNEL && by_itself(&route.prefix)));
+    lines.extend(routes.map(|route| route_line(&links, route)));
     lines.extend(
         inet::neighbors(socket, 0)?
             .iter()
@@ -31,6 +33,11 @@ pub(crate) fn take(socket: &mut Socket) -> Result<Vec<String>, Refusal> {
     lines.extend(traffic_control(socket, &links)?);
     lines.sort();
     Ok(lines)
+}
+
+/// What the kernel makes some time after an interface comes up, without being asked.
+fn by_itself(net: &IpNet) -> bool {
+    matches!(net, IpNet::V6(v6) if v6.addr().is_unicast_link_local() || v6.addr().is_multicast())
 }
 
 fn link_line(link: &Link) -> String {

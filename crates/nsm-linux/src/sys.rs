@@ -1,7 +1,8 @@
 //! The few system calls that the safe wrappers in use do not cover.
 
 use rustix::io::Errno;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use tokio::io::unix::AsyncFd;
 
 /// `setsockopt` with one integer.
 pub(crate) fn set_option(fd: impl AsFd, level: i32, name: i32, value: i32) -> Result<(), Errno> {
@@ -29,4 +30,10 @@ pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> Result<(), Errno> 
 fn last_errno() -> Errno {
     let code = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
     Errno::from_raw_os_error(code)
+}
+
+/// Puts a descriptor under the watch of the caller's runtime.
+pub(crate) fn watch(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is the same open descriptor for as long as it lives, and nothing takes it out before it is dropped.
+    unsafe { AsyncFd::register(fd) }.map_err(std::io::Error::from)
 }

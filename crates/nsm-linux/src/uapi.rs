@@ -3,11 +3,10 @@
 //! One table instead of three sources: the libc crate lacks part of them and types the rest differently per target.
 #![allow(missing_docs)]
 
-pub(crate) const NETLINK_ADD_MEMBERSHIP: i32 = 1;
 pub(crate) const NETLINK_CAP_ACK: i32 = 10;
 pub(crate) const NETLINK_EXT_ACK: i32 = 11;
 pub(crate) const NETLINK_GET_STRICT_CHK: i32 = 12;
-pub(crate) const RTNLGRP_LINK: i32 = 1;
+pub(crate) const RTMGRP_LINK: u32 = 1;
 
 pub(crate) const NLM_F_REQUEST: u16 = 0x1;
 pub(crate) const NLM_F_ACK: u16 = 0x4;
@@ -79,7 +78,6 @@ pub(crate) const IFLA_INET6_CONF: u16 = 2;
 pub(crate) const DEVCONF_DISABLE_IPV6: usize = 26;
 pub(crate) const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 pub(crate) const IFF_UP: u32 = 1;
-pub(crate) const IFF_LOOPBACK: u32 = 8;
 
 pub(crate) const IFA_ADDRESS: u16 = 1;
 pub(crate) const IFA_LOCAL: u16 = 2;
@@ -96,7 +94,6 @@ pub(crate) const RTA_PRIORITY: u16 = 6;
 pub(crate) const RTA_PREFSRC: u16 = 7;
 pub(crate) const RTA_MULTIPATH: u16 = 9;
 pub(crate) const RTA_TABLE: u16 = 15;
-pub(crate) const RTA_MARK: u16 = 16;
 pub(crate) const RT_TABLE_MAIN: u8 = 254;
 pub(crate) const RTN_UNICAST: u8 = 1;
 pub(crate) const RTNH_F_ONLINK: u32 = 4;
@@ -132,3 +129,9 @@ pub(crate) const CLSACT_HANDLE: u32 = 0xFFFF_0000;
 pub(crate) const CLSACT_INGRESS: u32 = 0xFFFF_FFF2;
 pub(crate) const CLSACT_EGRESS: u32 = 0xFFFF_FFF3;
 pub(crate) const ETH_P_ALL: u16 = 3;
+
+pub(crate) const RTM_GETNSID: u16 = 90;
+pub(crate) const NETNSA_NSID: u16 = 1;
+pub(crate) const NETNSA_FD: u16 = 3;
+pub(crate) const RTPROT_KERNEL: u8 = 2;
+pub(crate) const NLA_F_NESTED: u16 = 0x8000;

@@ -221,7 +221,7 @@ impl Bench<'_> {
     async fn foreign_route(&self) {
         let (a, b) = self.pair().await;
         let owner = owner("route", 1);
-        self.apply(&owner, &[Op::Add(veth(&a, &b))]).await;
+        self.apply(&owner, &[Op::Add(veth(&a, &b)), Op::Add(address(&a, "10.0.0.1/32"))]).await;
         self.world.foreign_route(&a, net("10.7.0.0/16")).await;
         let before = self.both_ledgers(&a, &b).await;
         let wanted = route(&a, "10.7.0.0/16", Some("10.0.0.2"));

@@ -234,10 +234,9 @@ impl State {
     }
     /// An older generation of ours is ours; from now on it is of this one.
     fn adopt(&mut self, owner: &Owner, iface: &Iface) -> Result<()> {
-        if let Some(number) = self.mine(owner, iface)? {
-            if let Some((_, tag)) = self.devices.get_mut(&number).and_then(|device| device.link.as_mut()) {
-                tag.generation = owner.generation;
-            }
+        let device = self.mine(owner, iface)?.and_then(|number| self.devices.get_mut(&number));
+        if let Some((_, tag)) = device.and_then(|device| device.link.as_mut()) {
+            tag.generation = owner.generation;
         }
         Ok(())
     }

@@ -1,0 +1,152 @@
+//! The real kernel behind the seam of `nsm-hop`: what of an owner exists, and changes to it.
+//!
+//! A call is one job on a thread of its own, which visits the namespaces it needs, keeps a netlink socket in each for as
+//! long as the job lasts, and ends. Nothing is cached between jobs: a socket kept open would keep its namespace alive.
+//! Jobs of one connection follow each other even when a caller goes away in the middle.
+
+mod apply;
+mod job;
+mod links;
+mod observe;
+mod reap;
+mod splice;
+mod tag;
+
+use crate::{
+    error::refused,
+    inet, link,
+    netns::{self, Visitor},
+    nl::{self, Attributes, Socket, messages, read_text},
+    sys,
+    uapi::*,
+};
+use async_trait::async_trait;
+use job::Job;
+use nsm_api::{Error, Kind, Result};
+use nsm_hop::kernel::{Iface, Kernel, Op, Owner, Wires};
+use reap::Reaper;
+use rustix::{io::Errno, net::RecvFlags};
+use std::{
+    net::IpAddr,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+
+/// Routes made for a wire carry this protocol number, by which they are told from all others.
+pub const ROUTE_PROTOCOL: u8 = 0xB4;
+/// Jobs at work at once; more wait. Each is a thread with a few sockets.
+const MAX_JOBS: usize = 64;
+/// Connections share this many turnstiles; two that meet at one wait for each other, no more.
+const TURNSTILES: usize = 256;
+/// Bytes of the longest event about a link.
+const EVENT_BYTES: usize = 32 * 1024;
+
+/// The kernel of this machine, seen from the namespace in which it was created: the underlay.
+#[derive(Clone)]
+pub struct LinuxKernel(Arc<Inner>);
+
+struct Inner {
+    underlay: Mutex<Socket>,
+    reaper: Reaper,
+    turnstiles: Vec<Arc<AsyncMutex<()>>>,
+    jobs: Arc<Semaphore>,
+}
+
+impl Inner {
+    fn underlay(&self) -> MutexGuard<'_, Socket> {
+        self.underlay.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LinuxKernel {
+    /// Takes the namespace of the calling thread as the underlay: tunnels have their sockets there.
+    pub fn new() -> Result<LinuxKernel> {
+        let turnstiles = (0..TURNSTILES).map(|_| Arc::default()).collect();
+        let jobs = Arc::new(Semaphore::new(MAX_JOBS));
+        Ok(LinuxKernel(Arc::new(Inner { underlay: Mutex::new(Socket::open()?), reaper: Reaper::default(), turnstiles, jobs })))
+    }
+
+    /// One job for one connection, after all earlier ones for it. It ends even when the caller does not wait.
+    async fn job<T: Send + 'static>(&self, owner: &Owner, work: impl FnOnce(&Inner, Job) -> Result<T> + Send + 'static) -> Result<T> {
+        let place = tag::hash(&[owner.connection.as_str()]) as usize % TURNSTILES;
+        let turn = self.0.turnstiles[place].clone().lock_owned().await;
+        let closed = |_| Error::internal("the kernel's jobs", "they were closed");
+        let permit = self.0.jobs.clone().acquire_owned().await.map_err(closed)?;
+        let (inner, owner) = (self.0.clone(), owner.clone());
+        let visit = move |visitor: &Visitor| {
+            let result = work(&inner, Job::new(visitor, &owner));
+            drop((turn, permit));
+            result
+        };
+        netns::visit(visit).await?
+    }
+}
+
+#[async_trait]
+impl Kernel for LinuxKernel {
+    async fn observe(&self, owner: &Owner, about: &Wires) -> Result<Wires> {
+        let about = about.clone();
+        self.job(owner, move |_, mut job| observe::observe(&mut job, &about)).await
+    }
+    async fn apply(&self, owner: &Owner, ops: &[Op]) -> Result<()> {
+        let ops = ops.to_vec();
+        self.job(owner, move |inner, job| apply::apply(inner, job, &ops)).await
+    }
+    async fn appeared(&self, iface: &Iface) -> Result<()> {
+        loop {
+            let Some(events) = listen(iface).await? else { return Ok(()) };
+            if heard(events, iface).await? {
+                return Ok(());
+            }
+        }
+    }
+    async fn underlay_mtu(&self, address: IpAddr) -> Result<u32> {
+        let inner = self.0.clone();
+        netns::visit(move |_| underlay_mtu(&mut inner.underlay(), address)).await?
+    }
+}
+
+/// Subscribes to the namespace's links, then looks: `None` when the interface is there already.
+async fn listen(iface: &Iface) -> Result<Option<OwnedFd>> {
+    let wanted = iface.clone();
+    let look = move |visitor: &Visitor| {
+        visitor.enter(&wanted.netns)?;
+        let events = nl::link_events().map_err(|errno| refused("link events", "subscribe to them", errno))?;
+        let found = link::by_name(&mut Socket::open()?, wanted.name.as_str());
+        let found = found.map_err(|refusal| refused(job::describe(&wanted), "look it up", refusal))?;
+        Ok(found.is_none().then_some(events))
+    };
+    netns::visit(look).await?
+}
+
+/// Waits for news of the interface; `false` when news were lost and one must look again.
+async fn heard(events: OwnedFd, iface: &Iface) -> Result<bool> {
+    let failed = |errno: Errno| refused("link events", "read them", errno);
+    let events = sys::watch(events).map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    let mut buffer = vec![0; EVENT_BYTES];
+    loop {
+        let mut ready = events.readable().await.map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+        match rustix::net::recv(&events, &mut buffer[..], RecvFlags::empty()) {
+            Ok((read, _)) if names(&buffer[..read], iface.name.as_str()) => return Ok(true),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            Err(Errno::NOBUFS) => return Ok(false),
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+}
+
+fn names(bytes: &[u8], name: &str) -> bool {
+    let named = |body| Attributes::after(body, link::LINK_FIXED).find(IFLA_IFNAME).is_some_and(|found| read_text(found) == name);
+    messages(bytes).any(|(header, body)| header.kind == RTM_NEWLINK && named(body))
+}
+
+fn underlay_mtu(socket: &mut Socket, address: IpAddr) -> Result<u32> {
+    let object = format!("tunnel address {address}");
+    let failed = |refusal| refused(&object, "find the device that carries it", refusal);
+    let carrier = inet::addresses(socket, 0).map_err(failed)?.into_iter().find(|found| found.net.addr() == address);
+    let device = carrier.map(|carrier| link::by_index(socket, carrier.index)).transpose().map_err(failed)?.flatten();
+    let missing = || Error::new(Kind::NotFound, &object, "no device of this node carries it", "name an address that `ip address` shows");
+    device.map(|device| device.mtu).ok_or_else(missing)
+}

@@ -1,0 +1,188 @@
+//! Making and deleting links. A link is born where it lives, marked from its first moment, and never moved.
+
+use super::{
+    Inner,
+    job::{Found, Job, describe, living, name_taken},
+    tag::{DOOMED, Tag},
+};
+use crate::{
+    error::refused,
+    link::{self, link_fixed},
+    nl::{Message, Refusal, Socket},
+    uapi::*,
+};
+use nsm_api::{Error, Kind, Result};
+use nsm_hop::kernel::{IfName, Iface, Link, Netns};
+use rustix::io::Errno;
+use std::{collections::BTreeSet, net::IpAddr, os::fd::AsRawFd};
+
+/// Makes a link unless it is there; what is ours under these names but different gives way.
+pub(super) fn add(inner: &Inner, job: &mut Job, wanted: &Link) -> Result<()> {
+    for iface in wanted.ifaces() {
+        living(&iface.netns)?;
+    }
+    let found = wanted.ifaces().into_iter().map(|iface| Ok((iface, job.find(iface)?))).collect::<Result<Vec<_>>>()?;
+    if is_whole(job, wanted, &found)? {
+        return found.iter().try_for_each(|(iface, ours)| ours.as_ref().map_or(Ok(()), |ours| adopt(job, iface, ours)));
+    }
+    let mut places = BTreeSet::new();
+    for (iface, ours) in &found {
+        if let Some(ours) = ours {
+            doom(job, iface, ours)?;
+            places.insert(iface.netns.clone());
+        }
+    }
+    reap(inner, job, &places)?;
+    for iface in wanted.ifaces() {
+        if job.named(iface)?.is_some() {
+            return Err(name_taken(iface));
+        }
+    }
+    let born = match wanted {
+        Link::Veth { a, b } => bear_veth(job, a, b),
+        Link::Vxlan { at, local, remote, vni, port } => {
+            let settings = link::Vxlan { vni: *vni, local: Some(*local), remote: Some(*remote), port: *port };
+            bear_vxlan(inner, job, at, &settings)
+        }
+    };
+    born.and_then(|()| wanted.ifaces().into_iter().try_for_each(|iface| raise(job, iface))).inspect_err(|_| abandon(inner, job, wanted))
+}
+
+fn is_whole(job: &mut Job, wanted: &Link, found: &[(&Iface, Option<Found>)]) -> Result<bool> {
+    match (wanted, found) {
+        (Link::Veth { .. }, [(a, Some(here)), (b, Some(there))]) => job.paired((&here.link, &a.netns), (&there.link, &b.netns)),
+        (Link::Vxlan { local, remote, vni, port, .. }, [(_, Some(found))]) => {
+            let settings = link::Vxlan { vni: *vni, local: Some(*local), remote: Some(*remote), port: *port };
+            Ok(found.link.vxlan.as_ref() == Some(&settings))
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Both ends in one message, sent from one end's namespace: older kernels look for the name there.
+fn bear_veth(job: &mut Job, a: &Iface, b: &Iface) -> Result<()> {
+    let (group, peer_netns) = (job.tag.group(), living(&b.netns)?.as_raw_fd() as u32);
+    let end = |end: Message| {
+        let end = end.raw(&link_fixed(0, 0, 0)).text(IFLA_IFNAME, b.name.as_str());
+        end.u32(IFLA_GROUP, group).u32(IFLA_NET_NS_FD, peer_netns)
+    };
+    let info = |info: Message| info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| data.nest(VETH_INFO_PEER, end));
+    let message = birth(&a.name, group).nest(IFLA_LINKINFO, info);
+    let failed = |refusal: Refusal| refused(format!("veth from {} to {}", describe(a), describe(b)), "make it", refusal);
+    job.socket(&a.netns)?.ask(message).map(|_| ()).map_err(failed)
+}
+
+/// In one message, sent from the underlay's namespace, which keeps the tunnel's UDP socket.
+fn bear_vxlan(inner: &Inner, job: &mut Job, at: &Iface, settings: &link::Vxlan) -> Result<()> {
+    let netns = living(&at.netns)?.as_raw_fd() as u32;
+    let address = |message: Message, address: Option<IpAddr>, v4, v6| match address {
+        Some(ip) => message.ip(if ip.is_ipv4() { v4 } else { v6 }, ip),
+        None => message,
+    };
+    let data = |data: Message| {
+        let data = data.u32(IFLA_VXLAN_ID, settings.vni);
+        let data = address(data, settings.remote, IFLA_VXLAN_GROUP, IFLA_VXLAN_GROUP6);
+        let data = address(data, settings.local, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6);
+        data.bytes(IFLA_VXLAN_LEARNING, &[0]).bytes(IFLA_VXLAN_PORT, &settings.port.to_be_bytes())
+    };
+    let message = birth(&at.name, job.tag.group()).u32(IFLA_NET_NS_FD, netns);
+    let message = message.nest(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, "vxlan").nest(IFLA_INFO_DATA, data));
+    match inner.underlay().ask(message) {
+        Ok(_) => Ok(()),
+        // The name was free a moment ago, so it is the tunnel that exists.
+        Err(refusal) if refusal.errno == Errno::EXIST => {
+            let reason = format!("VNI {} on UDP port {} is in use on this node", settings.vni, settings.port);
+            Err(Error::new(Kind::Conflict, describe(at), reason, "choose another VNI"))
+        }
+        Err(refusal) => Err(refused(describe(at), "make a VXLAN tunnel", refusal)),
+    }
+}
+
+fn birth(name: &IfName, group: u32) -> Message {
+    Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link_fixed(0, 0, 0)).text(IFLA_IFNAME, name.as_str()).u32(IFLA_GROUP, group)
+}
+
+/// Tags a link that was just born and brings it up, in one send.
+fn raise(job: &mut Job, iface: &Iface) -> Result<()> {
+    let born = job.named(iface)?.filter(|link| link.group == job.tag.group());
+    let lost = || Error::new(Kind::Kernel, describe(iface), "it vanished right after it was made", "see who else changes links there");
+    let index = born.ok_or_else(lost)?.index;
+    mark(job, iface, index)
+}
+
+/// Writes the tag of this generation onto a link of an older one.
+pub(super) fn adopt(job: &mut Job, iface: &Iface, found: &Found) -> Result<()> {
+    if found.stale { mark(job, iface, found.link.index) } else { Ok(()) }
+}
+
+fn mark(job: &mut Job, iface: &Iface, index: u32) -> Result<()> {
+    let alias = job.tag.to_string();
+    let up = Message::new(RTM_SETLINK, 0, &link_fixed(index, IFF_UP, IFF_UP)).bytes(IFLA_IFALIAS, alias.as_bytes());
+    let messages = vec![up, second_name(RTM_NEWLINKPROP, index, &job.tag, &iface.name)];
+    let mut answers = job.socket(&iface.netns)?.change(messages).into_iter();
+    let failed = |refusal: Refusal| refused(describe(iface), "tag it and bring it up", refusal);
+    answers.next().unwrap_or(Ok(())).map_err(failed)?;
+    match answers.next() {
+        Some(Err(refusal)) if refusal.errno != Errno::EXIST => Err(failed(refusal)),
+        _ => Ok(()),
+    }
+}
+
+fn second_name(kind: u16, index: u32, tag: &Tag, name: &IfName) -> Message {
+    let flags = if kind == RTM_NEWLINKPROP { NLM_F_CREATE | NLM_F_EXCL } else { 0 };
+    let message = Message::new(kind, flags, &link_fixed(index, 0, 0));
+    message.nest(IFLA_PROP_LIST | NLA_F_NESTED, |list| list.text(IFLA_ALT_IFNAME, &tag.second_name(name)))
+}
+
+/// Removes what a failed birth left, as far as it is ours.
+fn abandon(inner: &Inner, job: &mut Job, wanted: &Link) {
+    let cleaned = remove(job, wanted).and_then(|places| reap(inner, job, &places));
+    if let Err(error) = cleaned {
+        tracing::warn!(%error, "a half-made link stays; the next attempt removes it");
+    }
+}
+
+/// Dooms a link; returns the namespaces in which [`reap`] must follow.
+pub(super) fn remove(job: &mut Job, link: &Link) -> Result<BTreeSet<Netns>> {
+    let mut places = BTreeSet::new();
+    // From the endpoint's side: it is the one that many wires share, so that more of them go together.
+    let mut gone: Option<(Found, &Netns)> = None;
+    for iface in link.ifaces().into_iter().rev() {
+        let Some(found) = job.find(iface)? else { continue };
+        let falls = match &gone {
+            Some((other, at)) => job.paired((&found.link, &iface.netns), (&other.link, at))?,
+            None => false,
+        };
+        if !falls {
+            doom(job, iface, &found)?;
+            places.insert(iface.netns.clone());
+            gone = Some((found, &iface.netns));
+        }
+    }
+    Ok(places)
+}
+
+/// Takes a link out of use at once: down, nameless, and in the group that goes together.
+fn doom(job: &mut Job, iface: &Iface, found: &Found) -> Result<()> {
+    let index = found.link.index;
+    let messages = vec![
+        Message::new(RTM_SETLINK, 0, &link_fixed(index, 0, IFF_UP)),
+        second_name(RTM_DELLINKPROP, index, &job.tag, &iface.name),
+        Message::new(RTM_SETLINK, 0, &link_fixed(index, 0, 0)).text(IFLA_IFNAME, &format!("nsm~{index}")).u32(IFLA_GROUP, DOOMED),
+    ];
+    let answers = job.socket(&iface.netns)?.change(messages);
+    match answers.into_iter().next_back() {
+        Some(Err(refusal)) if refusal.errno != Errno::NODEV => Err(refused(describe(iface), "take it out of use", refusal)),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes the doomed links of these namespaces; returns when they are gone.
+pub(super) fn reap(inner: &Inner, job: &mut Job, places: &BTreeSet<Netns>) -> Result<()> {
+    for netns in places {
+        let socket: &mut Socket = job.socket(netns)?;
+        let failed = |refusal: Refusal| refused(format!("links in network namespace {}", netns.key), "delete them", refusal);
+        inner.reaper.reap(netns.key, socket).map_err(failed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! What of an owner exists. Costs a few requests per interface, however much else the namespace holds.
+
+use super::{
+    ROUTE_PROTOCOL,
+    job::{Found, Job, describe},
+    splice,
+};
+use crate::{
+    error::refused,
+    inet::{self, RouteFilter},
+    nl::Refusal,
+    uapi::*,
+};
+use nsm_api::Result;
+use nsm_hop::kernel::{Iface, Link, Wire, Wires};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Everything of the job's owner at the places that `about` names.
+pub(super) fn observe(job: &mut Job, about: &Wires) -> Result<Wires> {
+    let places = places(about);
+    let mut found = BTreeMap::new();
+    for place in &places {
+        if let Some(ours) = job.find(place)? {
+            found.insert(place.clone(), ours);
+        }
+    }
+    let mut wires = splice::observe(job, &places, about)?;
+    for (on, ours) in &found {
+        wires.extend(on_link(job, on, ours, about)?);
+        wires.extend(tunnel(on, ours));
+    }
+    wires.extend(pairs(job, &found, about)?);
+    wires.extend(about.iter().filter_map(|wire| as_it_is(wire, &found)));
+    Ok(wires)
+}
+
+/// Every interface that these objects are or need.
+pub(super) fn places(about: &Wires) -> BTreeSet<Iface> {
+    let of = |wire: &Wire| match wire {
+        Wire::Link(link) => link.ifaces().into_iter().cloned().collect::<Vec<_>>(),
+        other => other.needs().into_iter().cloned().collect(),
+    };
+    about.iter().flat_map(of).collect()
+}
+
+/// The present value of what every link has and `about` asks for.
+fn as_it_is(wire: &Wire, found: &BTreeMap<Iface, Found>) -> Option<Wire> {
+    match wire {
+        Wire::Mac { on, .. } => Some(Wire::Mac { on: on.clone(), mac: found.get(on)?.link.mac? }),
+        Wire::Mtu { on, .. } => Some(Wire::Mtu { on: on.clone(), mtu: found.get(on)?.link.mtu }),
+        _ => None,
+    }
+}
+
+fn tunnel(at: &Iface, found: &Found) -> Option<Wire> {
+    let vxlan = found.link.vxlan.as_ref()?;
+    let (local, remote, vni, port) = (vxlan.local?, vxlan.remote?, vxlan.vni, vxlan.port);
+    Some(Wire::Link(Link::Vxlan { at: at.clone(), local, remote, vni, port }))
+}
+
+/// The veth pairs of which both ends were found.
+fn pairs(job: &mut Job, found: &BTreeMap<Iface, Found>, about: &Wires) -> Result<Wires> {
+    let mut wires = Wires::new();
+    for (a, here) in found {
+        for (b, there) in found.range(a..).skip(1) {
+            if job.paired((&here.link, &a.netns), (&there.link, &b.netns))? {
+                wires.insert(Wire::Link(oriented(a, b, about)));
+            }
+        }
+    }
+    Ok(wires)
+}
+
+/// A pair the way round in which `about` names it, or one of its ends.
+fn oriented(a: &Iface, b: &Iface, about: &Wires) -> Link {
+    let (straight, turned) = (Link::Veth { a: a.clone(), b: b.clone() }, Link::Veth { a: b.clone(), b: a.clone() });
+    let names = |link: &Link| about.contains(&Wire::Link(link.clone()));
+    let begins = |iface: &Iface| about.iter().any(|wire| matches!(wire, Wire::Link(Link::Veth { a, .. }) if a == iface));
+    if names(&straight) || (!names(&turned) && !begins(b)) { straight } else { turned }
+}
+
+/// Addresses, neighbours and routes on one link.
+fn on_link(job: &mut Job, on: &Iface, found: &Found, about: &Wires) -> Result<Wires> {
+    let failed = |refusal: Refusal| refused(describe(on), "list what is on it", refusal);
+    let (socket, index) = (job.socket(&on.netns)?, found.link.index);
+    let addresses = inet::addresses(socket, index).map_err(failed)?;
+    let neighbors = inet::neighbors(socket, index).map_err(failed)?;
+    let routes = inet::routes(socket, RouteFilter { index, table: RT_TABLE_MAIN, protocol: 0 }).map_err(failed)?;
+    let global = addresses.into_iter().filter(|address| address.scope == RT_SCOPE_UNIVERSE);
+    let wires = global.map(|address| Wire::Address { on: on.clone(), address: address.net });
+    let wires = wires.chain(neighbors.into_iter().map(|entry| Wire::Neighbor { on: on.clone(), ip: entry.ip, mac: entry.mac }));
+    let mut wires: Wires = wires.collect();
+    for route in routes {
+        let wire = Wire::Route { on: on.clone(), prefix: route.prefix, via: route.via };
+        // The kernel itself makes the route to an address's network; where a wire asks for the same, it is there.
+        let counts = route.protocol == ROUTE_PROTOCOL || (route.protocol == RTPROT_KERNEL && about.contains(&wire));
+        wires.extend(counts.then_some(wire));
+    }
+    Ok(wires)
+}
