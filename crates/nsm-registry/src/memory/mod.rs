@@ -110,10 +110,11 @@ impl<R: Record> Expires for Table<R> {
 
 impl<R: Record> State<R> {
     fn expire(&mut self, now: Instant) -> Option<Instant> {
-        while let Some((deadline, name)) = self.deadlines.first().cloned() {
-            if deadline > now {
-                return Some(deadline);
+        while let Some(first) = self.deadlines.first() {
+            if first.0 > now {
+                return Some(first.0);
             }
+            let (_, name) = self.deadlines.pop_first()?;
             self.remove(&name);
         }
         None

@@ -59,12 +59,13 @@ async fn a_cut_watcher_is_brought_up_to_date() {
     let engine = MemoryEngine::bounded(Bounds { entries: 10, watchers: 10, queue: 1 });
     let store = engine.endpoints();
     let a = store.put(endpoint("a", "s"), None, None).await.unwrap().unwrap();
+    store.put(endpoint("stays", "s"), None, None).await.unwrap();
     let mut watch = store.watch(of_service("s")).await.unwrap();
     let b = store.put(endpoint("b", "s"), None, None).await.unwrap().unwrap();
     store.put(endpoint("c", "s"), None, None).await.unwrap();
     store.remove(&EndpointName::new("a").unwrap(), a).await.unwrap();
     store.remove(&EndpointName::new("b").unwrap(), b).await.unwrap();
-    assert_eq!(drain(&mut watch), ["+a", "+b", "-a", "-b", "+c"]);
+    assert_eq!(drain(&mut watch), ["+a", "+stays", "+b", "-a", "-b", "+c", "+stays"], "nothing that stays is ever said to be gone");
     store.put(endpoint("d", "s"), None, None).await.unwrap();
     assert_eq!(drain(&mut watch), ["+d"], "it is connected again");
 }
@@ -86,7 +87,8 @@ async fn nothing_is_left_of_what_has_ended() {
     let store = engine.endpoints();
     for service in ["s", "t"] {
         let watch = store.watch(of_service(service)).await.unwrap();
-        store.put(endpoint(service, service), None, Some(Duration::from_secs(1))).await.unwrap();
+        let first = store.put(endpoint(service, "before"), None, Some(Duration::from_secs(1))).await.unwrap();
+        store.put(endpoint(service, service), first, Some(Duration::from_secs(1))).await.unwrap();
         drop(watch);
     }
     tokio::time::sleep(Duration::from_secs(2)).await;

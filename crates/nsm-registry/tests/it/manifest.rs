@@ -121,7 +121,7 @@ fn y02_y03_y04_other_forms_of_a_match() {
         ),
     ] {
         let (service, warnings) = spec(&format!("spec:\n  matches:\n{text}"));
-        assert_eq!(service.matches, [expected.clone()], "{row} {text}");
+        assert_eq!(service.matches, std::slice::from_ref(expected), "{row} {text}");
         let [(at, warning)] = &warnings[..] else { panic!("{row}: one warning, not {warnings:?}") };
         assert_eq!(*at, line, "{row} {warning}");
         assert!(warning.starts_with(&format!("vpn.yaml:{line} (document 1): ")), "{warning}");
