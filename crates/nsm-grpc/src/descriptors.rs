@@ -107,11 +107,12 @@ impl Descriptors {
         self.0.changed.notify_waiters();
     }
 
-    /// The files to send with the next bytes.
-    pub(crate) fn next_batch(&self) -> Vec<Arc<OwnedFd>> {
+    /// The files to send with the next bytes, and whether there are more behind them.
+    pub(crate) fn next_batch(&self) -> (Vec<Arc<OwnedFd>>, bool) {
         let mut state = self.lock();
         let count = state.queued.len().min(MAX_FILES_PER_SEND);
-        state.queued.drain(..count).collect()
+        let batch = state.queued.drain(..count).collect();
+        (batch, !state.queued.is_empty())
     }
 
     /// Puts a batch back that could not be sent, in its place.

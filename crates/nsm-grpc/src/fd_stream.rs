@@ -2,7 +2,8 @@
 //!
 //! Rules that keep files from being lost: every read is a `recvmsg` with room for files; files are attached to at
 //! least one byte; a queue that could not be sent stays queued; readiness is cleared only by `EWOULDBLOCK`, because
-//! the kernel ends a read early where files were attached.
+//! the kernel ends a read early where files were attached; and the last byte of a buffer leaves after the last file
+//! that was queued before it, because nothing may be written after it that could carry the rest.
 
 use crate::{
     descriptors::Descriptors,
@@ -64,8 +65,11 @@ impl FdStream {
     }
 
     fn send(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
-        let batch = self.files.next_batch();
-        match self.send_with(bytes, &batch) {
+        let (batch, more) = self.files.next_batch();
+        // With files left for later, one byte takes this batch along; the rest of the buffer is for them.
+        let first = bytes.iter().find(|slice| !slice.is_empty()).and_then(|slice| slice.get(..1)).unwrap_or_default();
+        let sent = if more { self.send_with(&[IoSlice::new(first)], &batch) } else { self.send_with(bytes, &batch) };
+        match sent {
             Ok(count) => Ok(count),
             Err(errno) => {
                 let had_files = !batch.is_empty();

@@ -34,7 +34,7 @@ fn soon() -> Instant {
     Instant::now() + BOUND
 }
 
-/// Writes `data` in random pieces with random files before each; then as many bytes as the rest of the files need.
+/// Writes `data` in random pieces with random files before each; then two bytes for the files queued last.
 async fn write_all(mut stream: FdStream, data: Vec<u8>, seed: u64) -> Vec<InodeKey> {
     let mut random = StdRng::seed_from_u64(seed);
     let (mut keys, mut offset) = (vec![], 0);
@@ -54,9 +54,8 @@ async fn write_all(mut stream: FdStream, data: Vec<u8>, seed: u64) -> Vec<InodeK
             false => stream.write(piece).await.unwrap(),
         };
     }
-    for _ in 0..=MAX_FILES_PER_SEED.div_ceil(MAX_FILES_PER_SEND) * 2 {
-        stream.write_all(b"!").await.unwrap();
-    }
+    // A piece may have been shorter than the batches it had to carry: at most two, see above.
+    stream.write_all(b"!!").await.unwrap();
     stream.shutdown().await.unwrap();
     keys
 }
@@ -97,6 +96,18 @@ fn send_raw(socket: &std::os::unix::net::UnixStream, bytes: &[u8], files: &[Arc<
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
     assert_eq!(sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::empty()).unwrap(), bytes.len());
+}
+
+#[tokio::test]
+async fn all_files_leave_before_the_last_byte_of_what_was_written_after_them() {
+    let (mut writer, mut reader) = pair();
+    let (keys, files): (Vec<_>, Vec<_>) = (0..MAX_FILES_PER_SEND * 3 + 1).map(|_| file()).unzip();
+    writer.files().queue(&files).unwrap();
+    writer.write_all(b"four").await.unwrap();
+    bounded(reader.read_exact(&mut [0; 4])).await.unwrap();
+    for key in keys {
+        assert!(reader.files().take(key, Instant::now()).await.is_some());
+    }
 }
 
 #[tokio::test]
@@ -173,7 +184,8 @@ async fn no_bytes_take_no_files_and_the_queue_is_bounded() {
     let (key, file) = file();
     writer.files().queue([&file]).unwrap();
     assert_eq!(writer.write(b"").await.unwrap(), 0);
-    assert_eq!(writer.files().next_batch().len(), 1);
+    let (batch, more) = writer.files().next_batch();
+    assert!(batch.len() == 1 && !more);
     writer.files().queue(vec![&file; MAX_QUEUED_FILES]).unwrap();
     assert_eq!(writer.files().queue([&file]).unwrap_err().kind, Kind::Exhausted);
     assert!(reader.files().take(key, Instant::now()).await.is_none());

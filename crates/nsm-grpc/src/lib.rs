@@ -21,6 +21,7 @@ pub mod limits;
 mod listen;
 mod metadata;
 mod named;
+mod preface;
 mod rpc;
 mod serve;
 mod socket;

@@ -10,6 +10,7 @@ use crate::{
     handlers,
     limits::{ACCEPT_PAUSE, CONNECTION_WINDOW_BYTES, MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_STREAMS_PER_CONNECTION, STREAM_WINDOW_BYTES},
     listen::Listener,
+    preface::Prefaced,
     socket::Socket,
     tls,
 };
@@ -117,10 +118,15 @@ impl Server {
             request.extensions_mut().insert(link.clone());
             self.routes.clone().call(request)
         });
+        let (stream, begun) = Prefaced::new(stream);
         let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(stream), service));
+        let closing = async {
+            self.drain.closing().await;
+            begun.notified().await;
+        };
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = self.drain.closing() => {
+            () = closing => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -1,4 +1,7 @@
 //! A connected stream socket of either family, below TLS.
+//!
+//! A write to a peer that has closed counts as done. What the peer said before it closed is still to be read, for
+//! instance which calls it did not process; an error now would hide that, and reading tells of the end anyway.
 
 use crate::{
     descriptors::Descriptors,
@@ -46,6 +49,14 @@ impl Socket {
     }
 }
 
+/// The module says why.
+fn or_closed(written: io::Result<usize>, length: usize) -> io::Result<usize> {
+    match written {
+        Err(error) if [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset].contains(&error.kind()) => Ok(length),
+        other => other,
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
@@ -57,16 +68,18 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        let written = match self.get_mut() {
             Socket::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
             Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        };
+        written.map(|result| or_closed(result, bytes.len()))
     }
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        let written = match self.get_mut() {
             Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
             Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
-        }
+        };
+        written.map(|result| or_closed(result, bytes.iter().map(|slice| slice.len()).sum()))
     }
     fn is_write_vectored(&self) -> bool {
         match self {

@@ -1,5 +1,5 @@
 //! An authority, two identities, servers and dialers in a temporary directory; and fakes of the two traits.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 use async_trait::async_trait;
 use futures::{StreamExt, future::BoxFuture, stream};
