@@ -2,7 +2,7 @@
 
 use crate::{
     WallClock,
-    engine::{Engine, Record, Store, Stored},
+    engine::{Change, Engine, Record, Revision, Store, Stored},
 };
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
@@ -66,11 +66,11 @@ impl RegistryApi for Registry {
         if query.watch {
             let changes = store.watch(query).await?;
             let update =
-                |change: crate::Change<NetworkService>| ServiceUpdate { service: owned_copy(change.record), deleted: change.deleted };
+                |change: Change<NetworkService>| ServiceUpdate { service: Arc::unwrap_or_clone(change.record), deleted: change.deleted };
             return Ok(changes.map(move |change| change.map(update)).boxed());
         }
         let present = store.find(&query).await?;
-        Ok(stream::iter(present).map(|service| Ok(ServiceUpdate { service: owned_copy(service), deleted: false })).boxed())
+        Ok(stream::iter(present).map(|service| Ok(ServiceUpdate { service: Arc::unwrap_or_clone(service), deleted: false })).boxed())
     }
 
     async fn unregister_service(&self, service: NetworkService, caller: Caller) -> Result<()> {
@@ -102,13 +102,13 @@ impl RegistryApi for Registry {
         let store = self.engine.endpoints();
         if query.watch {
             let changes = store.watch(query).await?;
-            let update = |change: crate::Change<NetworkServiceEndpoint>| {
-                (EndpointUpdate { endpoint: owned_copy(change.record), deleted: change.deleted }, Files::default())
+            let update = |change: Change<NetworkServiceEndpoint>| {
+                (EndpointUpdate { endpoint: Arc::unwrap_or_clone(change.record), deleted: change.deleted }, Files::default())
             };
             return Ok(changes.map(move |change| change.map(update)).boxed());
         }
         let present = store.find(&query).await?;
-        let update = |endpoint| Ok((EndpointUpdate { endpoint: owned_copy(endpoint), deleted: false }, Files::default()));
+        let update = |endpoint| Ok((EndpointUpdate { endpoint: Arc::unwrap_or_clone(endpoint), deleted: false }, Files::default()));
         Ok(stream::iter(present).map(update).boxed())
     }
 
@@ -116,10 +116,6 @@ impl RegistryApi for Registry {
         let claimant = claimant(&endpoint.path_ids, &caller);
         unregister(self.engine.endpoints(), &endpoint.name, |present| &present.path_ids, claimant.as_ref()).await
     }
-}
-
-fn owned_copy<R: Clone>(record: Arc<R>) -> R {
-    Arc::unwrap_or_clone(record)
 }
 
 /// Removes the record if it is there and `claimant` owns it.
@@ -159,11 +155,11 @@ fn sign<R: Record>(name: &R::Name, path_ids: &mut Vec<String>, caller: &Caller) 
 }
 
 /// The revision to write over, if `claimant` may: the name is free, has no owner, or is theirs.
-pub(crate) fn owned<R: Record>(
+fn owned<R: Record>(
     present: Option<&Stored<R>>,
     path_ids: impl Fn(&R) -> &Vec<String>,
     claimant: Option<&String>,
-) -> Result<Option<crate::Revision>> {
+) -> Result<Option<Revision>> {
     let Some(present) = present else { return Ok(None) };
     match path_ids(&present.record).first() {
         Some(owner) if claimant != Some(owner) => Err(denied(R::object(present.record.name()), owner, claimant)),
