@@ -76,6 +76,8 @@ pub struct Spec {
     pub args: Vec<String>,
     /// Its environment, besides what every process gets.
     pub env: BTreeMap<String, String>,
+    /// A client that is expected to be refused: it may end by itself, with any exit code.
+    pub refused: bool,
 }
 
 /// A cable between two namespaces: a veth pair with an address at each end, where given.
@@ -227,7 +229,7 @@ impl Args {
 }
 
 fn spec(role: Role, name: impl Into<String>, netns: String, args: Args) -> Spec {
-    Spec { name: name.into(), role, netns, args: args.0, env: BTreeMap::new() }
+    Spec { name: name.into(), role, netns, args: args.0, env: BTreeMap::new(), refused: false }
 }
 
 fn identity(lab: &Lab, files: &Files, others: &[Spec]) -> Spec {
@@ -296,6 +298,7 @@ fn client(lab: &Lab, files: &Files, client: &Client) -> Spec {
         .with("--request-timeout", REQUEST_TIMEOUT);
     let mut spec = spec(Role::Client, &*client.name, lab.namespace(&client.name), args);
     spec.env = client.env.clone();
+    spec.refused = client.expect_refusal;
     pod_names(&mut spec, &client.node);
     spec
 }

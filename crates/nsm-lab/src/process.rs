@@ -30,6 +30,8 @@ const MAX_NOTICE: usize = 8192;
 const MAX_STATUSES: usize = 64;
 /// Bytes at the end of a log that are searched for its last line.
 const LOG_TAIL: u64 = 16 * 1024;
+/// How the line begins that the program prints when it ends because of an error.
+const PROGRAM_SPEAKS: &str = "nsm: ";
 /// Variables of the caller that every process may see; nothing else of his environment changes a lab.
 const PASSED_ON: [&str; 7] = ["PATH", "HOME", "LANG", "TZ", "RUST_BACKTRACE", "RUST_LOG", "NSM_LOG_LEVEL"];
 
@@ -140,16 +142,16 @@ impl Process {
         Error::new(Kind::Unavailable, format!("{} {:?}", self.spec.role.as_str(), self.spec.name), format!("{what}{words}"), fix)
     }
 
-    /// Its last sentence, or else the last line it printed.
+    /// Its last sentence, or else what it printed last.
     pub(crate) fn last_words(&self) -> Option<String> {
-        self.notice.borrow().statuses.last().cloned().or_else(|| last_line(&self.log))
+        self.notice.borrow().statuses.last().cloned().or_else(|| last_words(&self.log))
     }
 
-    /// Everything it is known to have said: sentences, then the last line of its log once it has ended.
+    /// Everything it is known to have said: sentences, then the end of its log once it has ended.
     pub(crate) fn sentences(&mut self) -> Vec<String> {
         let mut all = self.notice.borrow().statuses.clone();
         if self.has_ended() {
-            all.extend(last_line(&self.log));
+            all.extend(last_words(&self.log));
         }
         all
     }
@@ -173,7 +175,7 @@ impl Process {
         }
         self.signal(Signal::TERM);
         match tokio::time::timeout(STOP_BOUND, self.child.wait()).await {
-            Ok(Ok(status)) if status.success() => None,
+            Ok(Ok(status)) if status.success() || self.spec.refused && status.code().is_some() => None,
             Ok(Ok(status)) => Some(format!("process {} {} when told to stop", self.spec.name, ended(status))),
             Ok(Err(error)) => Some(format!("process {} cannot be waited for: {error}", self.spec.name)),
             Err(_) => {
@@ -206,8 +208,9 @@ pub(crate) fn environment() -> BTreeMap<String, String> {
     PASSED_ON.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))).collect()
 }
 
-/// The last line of a log that is not blank.
-fn last_line(path: &Path) -> Option<String> {
+/// What an ended process said last: everything from the last line in which the program speaks for itself, or else the
+/// last line that is not blank.
+fn last_words(path: &Path) -> Option<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
@@ -215,7 +218,10 @@ fn last_line(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    text.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned)
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let begin = lines.iter().rposition(|line| line.starts_with(PROGRAM_SPEAKS)).unwrap_or(lines.len().saturating_sub(1));
+    let words = lines[begin..].join(" ");
+    (!words.is_empty()).then_some(words)
 }
 
 /// Ends all of one role at once and says what went wrong.
@@ -242,11 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_is_found_in_long_and_short_logs() {
+    fn the_last_words_are_found_in_long_and_short_logs() {
         let path = std::env::temp_dir().join(format!("nsm-lab-log-{}", std::process::id()));
-        assert_eq!(last_line(&path), None);
+        assert_eq!(last_words(&path), None);
         std::fs::write(&path, format!("{}\nlast words\n\n", "x".repeat(100_000))).unwrap();
-        assert_eq!(last_line(&path).as_deref(), Some("last words"));
+        assert_eq!(last_words(&path).as_deref(), Some("last words"));
+        std::fs::write(&path, "INFO starts\nnsm: settings: two mistakes:\n  one\n  two; correct them\n").unwrap();
+        assert_eq!(last_words(&path).as_deref(), Some("nsm: settings: two mistakes: one two; correct them"));
         std::fs::remove_file(path).unwrap();
     }
 }

@@ -70,12 +70,15 @@ impl RunResult {
     }
 }
 
+/// Columns of a table that goes into a pipe.
+const PIPE_WIDTH: u16 = 180;
+
 /// How a table is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
     /// With colours.
     pub colour: bool,
-    /// Columns of the terminal; `None` in a pipe: cells are never broken.
+    /// Columns of the terminal; `None` in a pipe.
     pub width: Option<u16>,
 }
 
@@ -113,9 +116,7 @@ pub fn plain_table(header: &[&str], rows: Vec<Vec<String>>, style: Style) -> Str
     table.load_style(presets::NOTHING.header_separator(LineStyle::new('─', '─', '─', '─')));
     table.set_header(header.iter().map(ToString::to_string).collect::<Vec<String>>());
     table.add_rows(rows);
-    if let Some(width) = style.width {
-        table.set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
-    }
+    table.set_width(style.width.unwrap_or(PIPE_WIDTH)).set_content_arrangement(ContentArrangement::Dynamic);
     let text = table.trim_fmt();
     if style.colour { coloured(&text) } else { text }
 }

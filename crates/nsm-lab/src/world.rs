@@ -145,6 +145,8 @@ impl World {
     }
 
     fn start(&mut self, spec: &crate::plan::Spec) -> Result<()> {
+        // Its socket has the same path: an earlier process of this name must let go of it first.
+        self.processes.remove(&spec.name);
         let process = Process::start(&self.setting.program, spec, &self.files)?;
         let started = process_stat(process.pid).map_or(0, |(started, _)| started);
         let (name, netns) = (spec.name.clone(), spec.netns.clone());

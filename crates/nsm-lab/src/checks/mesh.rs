@@ -65,14 +65,17 @@ async fn at_node(world: &World, node: &str) -> Result<Vec<Listed>> {
     listed(&world.ask(&args).await?)
 }
 
+/// Every manager sees the stretches that pass it.
+async fn everywhere(world: &World) -> Result<Vec<Listed>> {
+    let asks = world.file.lab.nodes.iter().map(|node| at_node(world, &node.name));
+    Ok(futures::future::try_join_all(asks).await?.into_iter().flatten().collect())
+}
+
 /// The connections of a client or of a node are as expected.
 pub(super) async fn connections(world: &World, of: &Of, expected: &Connections) -> Result<Seen> {
     let all = match of {
         Of::Node(node) => at_node(world, node).await?,
-        Of::Client { name, interface } => {
-            let node = world.file.lab.client(name).map(|client| client.node.clone()).unwrap_or_default();
-            of_client(at_node(world, &node).await?, name, interface.as_deref())
-        }
+        Of::Client { name, interface } => of_client(everywhere(world).await?, name, interface.as_deref()),
     };
     Ok(compare(&all, expected))
 }
@@ -154,11 +157,8 @@ pub(super) async fn closed(world: &World, client: &str) -> Result<Seen> {
     if let Some((netns, line)) = own.iter().find(|line| now.contains(*line)) {
         return Ok(Seen::new(false, format!("{netns} still has: {line}")));
     }
-    for node in &world.file.lab.nodes {
-        let all = at_node(world, &node.name).await?;
-        if let Some(left) = all.iter().find(|listed| listed.names().contains(&client)) {
-            return Ok(Seen::new(false, format!("{} still lists {}", node.name, left.names().join(" > "))));
-        }
+    if let Some(left) = everywhere(world).await?.iter().find(|listed| listed.names().contains(&client)) {
+        return Ok(Seen::new(false, format!("a manager still lists {}", left.names().join(" > "))));
     }
     Ok(Seen::new(true, format!("nothing remains of {} kernel objects", own.len())))
 }

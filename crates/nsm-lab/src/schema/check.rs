@@ -51,7 +51,7 @@ pub struct Connections {
     pub count: Option<usize>,
     /// This endpoint at the end.
     pub endpoint: Option<String>,
-    /// This mechanism towards the client (as the manager of the client's node sees it).
+    /// This mechanism on one of its stretches, as any manager sees it.
     pub mechanism: Option<String>,
     /// Exactly these segments.
     pub path: Vec<String>,
