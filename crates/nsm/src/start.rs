@@ -11,7 +11,7 @@ use crate::{
     telemetry::{Format, Level, Telemetry},
 };
 use nsm_api::{Error, Result};
-use std::{env, io, process::ExitCode, thread::available_parallelism, time::Duration};
+use std::{cell::Cell, env, io, process::ExitCode, thread::available_parallelism, time::Duration};
 
 /// Threads of the runtime at most: every role waits far more than it computes.
 const MAX_WORKERS: usize = 4;
@@ -122,19 +122,28 @@ async fn serve(program: &Program, settings: Settings, telemetry: Telemetry, outp
             tracing::warn!("{remark}");
         }
     }
-    let notify = context.notify.clone();
+    let (notify, told) = (context.notify.clone(), Cell::new(false));
+    let tell_stopping = || {
+        if !told.replace(true) {
+            notify.stopping();
+        }
+    };
     let running = program.run(settings, context);
     let stopping = async {
         shutdown.started().await;
-        if program.kind == Kind::Tool {
-            // It holds nothing that needs to be closed.
-            return;
+        if program.kind != Kind::Tool {
+            tell_stopping();
+            shutdown.forced().await;
         }
-        notify.stopping();
-        shutdown.forced().await;
     };
     tokio::select! {
-        done = running => done,
+        done = running => {
+            // It may have been quicker than we were.
+            if shutdown.is_started() {
+                tell_stopping();
+            }
+            done
+        }
         () = stopping => Ok(Exit::Forced),
     }
 }

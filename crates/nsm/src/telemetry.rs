@@ -40,10 +40,10 @@ impl FromStr for Level {
     fn from_str(text: &str) -> Result<Level, String> {
         let filter = match text.trim().to_ascii_uppercase().as_str() {
             "TRACE" => return Ok(Level::trace()),
-            // Filters are prefixes: this is every crate of ours. Other libraries speak of their insides below INFO.
+            // Filters are prefixes: `nsm` is every crate of ours. Other libraries speak of their own insides, so they are one level quieter.
             "DEBUG" => "info,nsm=debug",
-            "INFO" => "info",
-            "WARN" | "WARNING" => "warn",
+            "INFO" => "warn,nsm=info",
+            "WARN" | "WARNING" => "error,nsm=warn",
             "ERROR" => "error",
             // Nothing is logged above ERROR; a fatal error is printed when the process ends.
             "FATAL" | "PANIC" => "off",
@@ -113,8 +113,8 @@ mod tests {
         for (text, filter) in [
             ("TRACE", "info,nsm=trace"),
             ("debug", "info,nsm=debug"),
-            ("Info", "info"),
-            ("WARNING", "warn"),
+            ("Info", "warn,nsm=info"),
+            ("WARNING", "error,nsm=warn"),
             ("ERROR", "error"),
             ("PANIC", "off"),
             ("info,nsm_hop=debug", "info,nsm_hop=debug"),

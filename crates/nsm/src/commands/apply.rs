@@ -1,7 +1,7 @@
 //! `nsm apply`: services and endpoints from YAML files into the registry.
 
 use super::{
-    mesh::{REGISTRY_URL, REQUEST_TIMEOUT, Way},
+    mesh::{self, REGISTRY_URL, REQUEST_TIMEOUT, Way},
     table,
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 use nsm_api::{Error, Files, Kind, RegistryApi, Result};
 use nsm_registry::manifest::{Documents, MAX_MANIFEST_BYTES};
 use serde::Serialize;
-use std::io::Read;
+use std::{io::Read, time::SystemTime};
 
 const FILE: Opt = Opt::new("file", "", "", Shape::File, "YAML files, - is standard input").short('f').many();
 pub(crate) const OPTIONS: &[Opt] = &[FILE, REGISTRY_URL, CONNECT_TO, REQUEST_TIMEOUT, WORKLOAD_API];
@@ -23,6 +23,19 @@ pub(crate) const OPTIONS: &[Opt] = &[FILE, REGISTRY_URL, CONNECT_TO, REQUEST_TIM
 struct Applied {
     kind: &'static str,
     name: String,
+    /// When the record ends unless it is registered again.
+    #[serde(skip)]
+    ends: Option<SystemTime>,
+}
+
+impl Applied {
+    fn sentence(&self) -> String {
+        let ends = match mesh::relative(self.ends, SystemTime::now()) {
+            empty if empty.is_empty() => empty,
+            ends => format!("; the record ends {ends} unless it is registered again"),
+        };
+        format!("{} {} registered{ends}", self.kind, self.name)
+    }
 }
 
 pub(crate) async fn run(mut settings: Settings, context: Context) -> Result<Exit> {
@@ -42,9 +55,7 @@ pub(crate) async fn run(mut settings: Settings, context: Context) -> Result<Exit
     let applied = register(&*way.registry().await?, documents, &way).await?;
     match context.output {
         Output::Json => table::say(&table::json(&applied)?)?,
-        Output::Text => {
-            table::say(&applied.iter().map(|one| format!("{} {} registered", one.kind, one.name)).collect::<Vec<_>>().join("\n"))?
-        }
+        Output::Text => table::say(&applied.iter().map(Applied::sentence).collect::<Vec<_>>().join("\n"))?,
     }
     Ok(Exit::Ok)
 }
@@ -81,14 +92,16 @@ async fn register(registry: &dyn RegistryApi, documents: Documents, way: &Way) -
     for service in documents.services {
         let name = service.name.to_string();
         match registry.register_service(service, way.caller()).await {
-            Ok(stored) => applied.push(Applied { kind: "NetworkService", name: stored.name.to_string() }),
+            Ok(stored) => applied.push(Applied { kind: "NetworkService", name: stored.name.to_string(), ends: None }),
             Err(error) => failed.push((format!("NetworkService {name}"), error)),
         }
     }
     for endpoint in documents.endpoints {
         let name = endpoint.name.to_string();
         match registry.register_endpoint(endpoint, Files::default(), way.caller()).await {
-            Ok(stored) => applied.push(Applied { kind: "NetworkServiceEndpoint", name: stored.name.to_string() }),
+            Ok(stored) => {
+                applied.push(Applied { kind: "NetworkServiceEndpoint", name: stored.name.to_string(), ends: stored.expiration_time })
+            }
             Err(error) => failed.push((format!("NetworkServiceEndpoint {name}"), error)),
         }
     }
