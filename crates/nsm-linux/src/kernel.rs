@@ -22,8 +22,8 @@ use crate::{
 };
 use async_trait::async_trait;
 use job::Job;
-use nsm_api::{Error, Kind, Result};
-use nsm_hop::kernel::{Iface, Kernel, Op, Owner, Wires};
+use nsm_api::{ConnectionId, Error, HopName, Kind, Result};
+use nsm_hop::kernel::{IfName, Iface, Kernel, Netns, Op, Owner, Wires};
 use reap::Reaper;
 use rustix::{io::Errno, net::RecvFlags};
 use std::{
@@ -149,4 +149,12 @@ fn underlay_mtu(socket: &mut Socket, address: IpAddr) -> Result<u32> {
     let device = carrier.map(|carrier| link::by_index(socket, carrier.index)).transpose().map_err(failed)?.flatten();
     let missing = || Error::new(Kind::NotFound, &object, "no device of this node carries it", "name an address that `ip address` shows");
     device.map(|device| device.mtu).ok_or_else(missing)
+}
+
+/// Joins two interfaces of a namespace, to see whether this kernel can.
+pub(crate) fn try_splice(netns: &Netns, a: &str, b: &str) -> Result<()> {
+    let iface = |name: &str| Ok::<_, Error>(Iface { netns: netns.clone(), name: IfName::new(name)? });
+    let (a, b) = (iface(a)?, iface(b)?);
+    let owner = Owner { hop: HopName::new("doctor")?, connection: ConnectionId::new("probe")?, generation: 0 };
+    netns::visit_blocking(|visitor| splice::add(&mut Job::new(visitor, &owner), &a, &b))?
 }

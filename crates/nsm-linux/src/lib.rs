@@ -7,6 +7,7 @@
 //! a socket remembers the namespace in which it was opened, so all later work happens from the threads at home.
 
 mod error;
+mod features;
 mod inet;
 mod kernel;
 mod link;
@@ -19,4 +20,5 @@ mod snapshot;
 mod sys;
 mod uapi;
 
+pub use features::{Feature, features};
 pub use kernel::{LinuxKernel, ROUTE_PROTOCOL};

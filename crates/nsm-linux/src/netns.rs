@@ -194,9 +194,14 @@ pub async fn run_in<T: Send + 'static>(netns: &Netns, work: impl FnOnce() -> T +
     visit(move |visitor| visitor.enter(&netns).map(|()| work())).await?
 }
 
+/// As [`visit`], and waits.
+pub(crate) fn visit_blocking<T: Send>(work: impl FnOnce(&Visitor) -> T + Send) -> Result<T> {
+    on_thread("netns", || work(&Visitor(())))
+}
+
 /// Runs `work` inside the namespace, on a thread made for it, and waits.
 pub fn run_in_blocking<T: Send>(netns: &Netns, work: impl FnOnce() -> T + Send) -> Result<T> {
-    on_thread("netns", || Visitor(()).enter(netns).map(|()| work()))?
+    visit_blocking(|visitor| visitor.enter(netns).map(|()| work()))?
 }
 
 fn on_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T> {

@@ -37,3 +37,41 @@ pub(crate) fn watch(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is the same open descriptor for as long as it lives, and nothing takes it out before it is dropped.
     unsafe { AsyncFd::register(fd) }.map_err(std::io::Error::from)
 }
+
+/// Whether a process could give itself these namespaces, tried by a child that does nothing else.
+pub(crate) fn try_unshare(flags: rustix::thread::UnshareFlags) -> Result<(), Errno> {
+    // SAFETY: the child of a process with several threads may only make system calls; it makes two and allocates nothing.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: plain system calls on integers; _exit runs no destructors and returns to nobody.
+        unsafe {
+            let failed = libc::unshare(flags.bits() as i32) != 0;
+            libc::_exit(if failed { *libc::__errno_location() } else { 0 });
+        }
+    }
+    if child < 0 {
+        return Err(last_errno());
+    }
+    let pid = rustix::process::Pid::from_raw(child).ok_or(Errno::IO)?;
+    let ended = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()))?;
+    match ended.and_then(|(_, status)| status.exit_status()) {
+        Some(0) => Ok(()),
+        Some(code) => Err(Errno::from_raw_os_error(code)),
+        None => Err(Errno::IO),
+    }
+}
+
+/// A TUN device of this name in the namespace of the calling thread; it ends with the descriptor.
+pub(crate) fn open_tun(name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+    let fd = rustix::fs::open("/dev/net/tun", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+    // SAFETY: all-zero bytes are a valid ifreq: arrays and integers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let room = request.ifr_name.len() - 1;
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.to_bytes().iter().take(room)) {
+        *place = *byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which lives until the call returns.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &raw mut request) };
+    if result == 0 { Ok(fd) } else { Err(last_errno()) }
+}

@@ -1,4 +1,5 @@
 //! Namespaces, the topology handle and the probes, against the real kernel. Needs root or a user namespace of its own.
+#![allow(clippy::unwrap_used)] // a test's helpers fail like its body
 
 use nsm_linux::{
     net::Net,
@@ -146,4 +147,15 @@ async fn threads_stay_at_home() {
         }
     }
     assert!(workers >= 4, "the runtime has {workers} threads");
+}
+
+#[test]
+fn features_are_tried_and_told() {
+    let found = nsm_linux::features();
+    let present = |name: &str| found.iter().find(|feature| feature.name == name).unwrap_or_else(|| panic!("{name} is not told")).present;
+    for needed in ["network namespace", "veth", "VXLAN", "bridge", "traffic redirection", "CAP_NET_ADMIN"] {
+        assert!(present(needed), "{needed}: {found:#?}");
+    }
+    assert!(found.iter().all(|feature| feature.present == feature.fix.is_empty()), "{found:#?}");
+    println!("{found:#?}");
 }

@@ -1,0 +1,65 @@
+//! What a process does with itself at its very start: entering a namespace for good, and becoming root of its own small
+//! world without being root. Runs without the usual harness, as both need a process with one thread.
+#![allow(clippy::unwrap_used)] // a test's helpers fail like its body
+
+mod common;
+
+use common::{MUST, Real};
+use nsm_hop::testing::conformance;
+use nsm_linux::{net::Net, netns};
+use std::{os::unix::process::CommandExt, process::Command};
+
+/// `nobody`, as whom the test of an ordinary user runs when it was started by root.
+const ORDINARY_USER: u32 = 65534;
+
+fn main() {
+    match std::env::args().nth(1).as_deref() {
+        Some("as-guest") => as_guest(&std::env::args().nth(2).expect("the caller names a namespace")),
+        Some("as-ordinary-user") => as_ordinary_user(),
+        _ => {
+            let name = format!("nsm-alone-{}", std::process::id());
+            netns::create_named(&name).expect(MUST);
+            let entered = again(&["as-guest", &name]).status();
+            netns::delete_named(&name).unwrap();
+            assert!(entered.unwrap().success(), "entering a namespace for good");
+            let mut child = again(&["as-ordinary-user"]);
+            if rustix::process::geteuid().is_root() {
+                child.uid(ORDINARY_USER).gid(ORDINARY_USER);
+            }
+            assert!(child.status().unwrap().success(), "a world of its own for an ordinary user");
+            println!("test alone ... ok");
+        }
+    }
+}
+
+fn again(arguments: &[&str]) -> Command {
+    let mut command = Command::new("/proc/self/exe"); // found whatever rights the directories on the way ask for
+    command.args(arguments);
+    command
+}
+
+fn as_guest(name: &str) {
+    let (home, wanted) = (netns::current().unwrap(), netns::open_named(name).unwrap());
+    netns::enter_forever(&wanted).unwrap();
+    assert!(netns::current().unwrap() == wanted && wanted != home);
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(netns::current().unwrap(), wanted, "threads made later are there too"));
+        assert!(netns::enter_forever(&wanted).is_err(), "with two threads it is too late");
+    });
+}
+
+fn as_ordinary_user() {
+    netns::unshare_user_and_net().unwrap();
+    assert_eq!(Net::new(&netns::current().unwrap()).unwrap().links().unwrap().len(), 1, "a network of its own");
+    assert_eq!(netns::list_named().unwrap(), Vec::<String>::new(), "names of its own");
+    let pod = netns::create_named("pod").unwrap();
+    assert_eq!(netns::open_named("pod").unwrap(), pod);
+    netns::delete_named("pod").unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (world, kernel) = Real::new();
+        let before = world.node.snapshot().unwrap();
+        conformance(&kernel, &world).await;
+        assert_eq!(world.node.snapshot().unwrap(), before);
+    });
+}

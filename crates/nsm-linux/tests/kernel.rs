@@ -1,0 +1,202 @@
+//! What only the real kernel can show: many at once, a process that ends half-way, packets. Needs root or a user namespace of its own.
+#![allow(clippy::unwrap_used)] // a test's helpers fail like its body
+
+mod common;
+
+use common::{MUST, Real};
+use nsm_api::{ConnectionId, HopName, Kind};
+use nsm_hop::{
+    diff::diff,
+    kernel::{IfName, Iface, Kernel, Link, Netns, Op, Owner, Wire, Wires},
+};
+use nsm_linux::{
+    LinuxKernel,
+    net::Net,
+    netns,
+    probe::{self, PingOptions},
+};
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+fn owner(connection: &str) -> Owner {
+    Owner { hop: HopName::new("fwd").unwrap(), connection: ConnectionId::new(connection).unwrap(), generation: 1 }
+}
+fn iface(netns: &Netns, name: &str) -> Iface {
+    Iface { netns: netns.clone(), name: IfName::new(name).unwrap() }
+}
+fn address(on: &Iface, text: &str) -> Wire {
+    Wire::Address { on: on.clone(), address: text.parse().unwrap() }
+}
+fn route(on: &Iface, prefix: &str) -> Wire {
+    Wire::Route { on: on.clone(), prefix: prefix.parse().unwrap(), via: None }
+}
+fn adds(wires: &Wires) -> Vec<Op> {
+    wires.iter().cloned().map(Op::Add).collect()
+}
+/// A pair with an address at each end and the routes between them.
+fn wire(a: &Iface, b: &Iface, number: usize) -> Wires {
+    let (x, y) = (format!("10.{}.{}.0/32", number / 250, number % 250), format!("10.{}.{}.1/32", number / 250, number % 250));
+    let link = Wire::Link(Link::Veth { a: a.clone(), b: b.clone() });
+    Wires::from([link, address(a, &x), address(b, &y), route(a, &y), route(b, &x)])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_hundred_at_once_leave_nothing_and_no_thread_astray() {
+    let home = netns::current().unwrap();
+    let (world, kernel) = Real::new();
+    let node = world.node.snapshot().unwrap();
+    let shared = netns::create().expect(MUST);
+    let before = Net::new(&shared).unwrap().snapshot().unwrap();
+    let mut all = JoinSet::new();
+    for number in 0..100 {
+        let (kernel, shared) = (kernel.clone(), shared.clone());
+        all.spawn(async move {
+            let pod = netns::create().unwrap();
+            let wires = wire(&iface(&pod, "nsm-1"), &iface(&shared, &format!("c{number}")), number);
+            let owner = owner(&format!("conn-{number}"));
+            kernel.apply(&owner, &adds(&wires)).await.unwrap();
+            assert_eq!(kernel.observe(&owner, &wires).await.unwrap(), wires);
+            kernel.apply(&owner, &diff(&Wires::new(), &wires)).await.unwrap();
+            assert_eq!(kernel.observe(&owner, &wires).await.unwrap(), Wires::new());
+        });
+    }
+    while let Some(done) = all.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(Net::new(&shared).unwrap().snapshot().unwrap(), before);
+    assert_eq!(world.node.snapshot().unwrap(), node);
+    for _ in 0..20 {
+        let (here, there) = (tokio::spawn(async { netns::current().unwrap() }), tokio::task::spawn_blocking(|| netns::current().unwrap()));
+        assert_eq!((here.await.unwrap(), there.await.unwrap()), (home.clone(), home.clone()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_vanishes_leaves_order() {
+    let (_world, kernel) = Real::new();
+    let (a, b) = (iface(&netns::create().expect(MUST), "nsm-1"), iface(&netns::create().unwrap(), "nse-1"));
+    let (owner, wires) = (owner("vanish"), wire(&a, &b, 1));
+    for patience in 0..12 {
+        // Given up after ever longer; whatever was begun ends before the next call looks.
+        let _ = tokio::time::timeout(Duration::from_micros(patience * 100), kernel.apply(&owner, &adds(&wires))).await;
+        let observed = kernel.observe(&owner, &wires).await.unwrap();
+        kernel.apply(&owner, &diff(&wires, &observed)).await.unwrap();
+        assert_eq!(kernel.observe(&owner, &wires).await.unwrap(), wires);
+        let _ = tokio::time::timeout(Duration::from_micros(patience * 100), kernel.apply(&owner, &diff(&Wires::new(), &wires))).await;
+        let observed = kernel.observe(&owner, &wires).await.unwrap();
+        kernel.apply(&owner, &diff(&Wires::new(), &observed)).await.unwrap();
+    }
+    assert_eq!(Net::new(&a.netns).unwrap().links().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_link_whose_maker_ended_before_the_tag_is_known_by_its_group() {
+    let (_world, kernel) = Real::new();
+    let (a, b) = (iface(&netns::create().expect(MUST), "nsm-1"), iface(&netns::create().unwrap(), "nse-1"));
+    let (owner, wires) = (owner("untagged"), Wires::from([Wire::Link(Link::Veth { a: a.clone(), b: b.clone() })]));
+    kernel.apply(&owner, &adds(&wires)).await.unwrap();
+    let net = Net::new(&a.netns).unwrap();
+    net.set_alias("nsm-1", "").unwrap();
+    net.down("nsm-1").unwrap();
+    assert_eq!(kernel.observe(&owner, &wires).await.unwrap(), wires);
+    kernel.apply(&owner, &adds(&wires)).await.unwrap();
+    let link = net.link_named("nsm-1").unwrap().unwrap();
+    assert!(link.up && link.alias == "nsm:fwd:untagged:1", "{link:?}");
+}
+
+#[tokio::test]
+async fn ipv6_is_allowed_on_a_wire_where_the_namespace_forbids_it() {
+    let (_world, kernel) = Real::new();
+    let (a, b) = (iface(&netns::create().expect(MUST), "nsm-1"), iface(&netns::create().unwrap(), "nse-1"));
+    for end in [&a, &b] {
+        let net = Net::new(&end.netns).unwrap();
+        net.set_sysctl("net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        net.set_sysctl("net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+    }
+    let link = Wire::Link(Link::Veth { a: a.clone(), b: b.clone() });
+    let v4 = [address(&a, "10.0.0.1/32"), route(&a, "10.0.0.2/32")];
+    let v6 = [address(&a, "fd00::1/128"), route(&a, "fd00::2/128"), address(&b, "fd00::2/128"), route(&b, "fd00::1/128")];
+    let wires: Wires = [link].into_iter().chain(v4).chain(v6).collect();
+    let owner = owner("v6");
+    kernel.apply(&owner, &adds(&wires)).await.unwrap();
+    assert_eq!(kernel.observe(&owner, &wires).await.unwrap(), wires);
+    let report = probe::ping(&a.netns, PingOptions::once("fd00::2".parse().unwrap())).await.unwrap();
+    assert!(report.complete(), "{report:?}");
+}
+
+/// Two nodes on one cable, a pod on each.
+fn two_nodes() -> [(Net, LinuxKernel, Netns); 2] {
+    let nodes = [(); 2].map(|()| Net::new(&netns::create().expect(MUST)).unwrap());
+    nodes[0].veth("eth", nodes[1].netns(), "eth").unwrap();
+    let mut number = 0;
+    nodes.map(|node| {
+        number += 1;
+        node.up("eth").unwrap();
+        node.address_add("eth", format!("192.0.2.{number}/24").parse().unwrap()).unwrap();
+        let kernel = netns::run_in_blocking(node.netns(), LinuxKernel::new).unwrap().unwrap();
+        (node, kernel, netns::create().unwrap())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_carries_packets_between_pods_of_two_nodes() {
+    let nodes = two_nodes();
+    for (number, (_, kernel, pod)) in nodes.iter().enumerate() {
+        let at = iface(pod, "nsm-1");
+        let ip = |last: usize| format!("192.0.2.{}", last + 1).parse().unwrap();
+        let link = Wire::Link(Link::Vxlan { at: at.clone(), local: ip(number), remote: ip(1 - number), vni: 77, port: 4789 });
+        let inner = |last: usize| format!("10.0.0.{}/32", last + 1);
+        let wires =
+            Wires::from([link, Wire::Mtu { on: at.clone(), mtu: 1446 }, address(&at, &inner(number)), route(&at, &inner(1 - number))]);
+        kernel.apply(&owner("tunnel"), &adds(&wires)).await.unwrap();
+        assert_eq!(kernel.observe(&owner("tunnel"), &wires).await.unwrap(), wires);
+    }
+    let [(node, ..), _] = &nodes;
+    let options = PingOptions { count: 3, interval: Duration::from_millis(1), ..PingOptions::once("10.0.0.2".parse().unwrap()) };
+    let report = probe::ping(&nodes[0].2, options).await.unwrap();
+    assert!(report.complete(), "{report:?}");
+    assert!(node.links().unwrap().iter().all(|link| link.kind != "vxlan"), "the device is in the pod alone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_splice_passes_frames_through() {
+    let (_world, kernel) = Real::new();
+    let [client, middle, server] = [(); 3].map(|()| netns::create().expect(MUST));
+    let (inward, outward) =
+        (wire(&iface(&client, "nsm-1"), &iface(&middle, "in"), 1), wire(&iface(&middle, "out"), &iface(&server, "nse-1"), 2));
+    let links = |wires: &Wires| wires.iter().filter(|wire| matches!(wire, Wire::Link(_))).cloned().collect::<Wires>();
+    kernel.apply(&owner("in"), &adds(&links(&inward))).await.unwrap();
+    kernel.apply(&owner("out"), &adds(&links(&outward))).await.unwrap();
+    let ends = [(&client, "nsm-1", "10.9.0.1/24"), (&server, "nse-1", "10.9.0.2/24")];
+    for (netns, dev, address) in ends {
+        Net::new(netns).unwrap().address_add(dev, address.parse().unwrap()).unwrap();
+    }
+    // Long enough for the kernel to ask a second time who the other is, after a first try in vain.
+    let once = || PingOptions { timeout: Duration::from_secs(5), ..PingOptions::once("10.9.0.2".parse().unwrap()) };
+    let brief = || PingOptions { timeout: Duration::from_millis(100), ..once() };
+    assert_eq!(probe::ping(&client, brief()).await.unwrap().received, 0);
+    let splice = Wires::from([Wire::Splice { a: iface(&middle, "in"), b: iface(&middle, "out") }]);
+    let passthrough = owner("passthrough");
+    kernel.apply(&passthrough, &adds(&splice)).await.unwrap();
+    assert!(probe::ping(&client, once()).await.unwrap().complete());
+    kernel.apply(&passthrough, &diff(&Wires::new(), &splice)).await.unwrap();
+    assert_eq!(probe::ping(&client, brief()).await.unwrap().received, 0);
+}
+
+#[tokio::test]
+async fn refusals_are_sentences() {
+    let (_world, kernel) = Real::new();
+    let pod = netns::create().expect(MUST);
+    let no_route = Link::Vxlan {
+        at: iface(&pod, "t"),
+        local: "198.51.100.1".parse().unwrap(),
+        remote: "fd00::1".parse().unwrap(),
+        vni: 5,
+        port: 4789,
+    };
+    let error = kernel.apply(&owner("x"), &[Op::Add(Wire::Link(no_route))]).await.unwrap_err();
+    assert!(error.kind == Kind::Kernel && error.to_string().contains("VXLAN"), "{error}");
+    let error = kernel.underlay_mtu("203.0.113.1".parse().unwrap()).await.unwrap_err();
+    assert_eq!(error.kind, Kind::NotFound);
+    assert_eq!(Net::new(&pod).unwrap().links().unwrap().len(), 1, "a refused link leaves nothing");
+}
