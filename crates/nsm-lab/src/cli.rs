@@ -245,6 +245,7 @@ fn up_here(args: &UpArgs) -> Result<bool> {
 /// Starts the same command in the foreground as a process of its own, and waits until it says that it is up.
 fn up_in_background(args: &UpArgs) -> Result<()> {
     let lab = read_file(&args.path)?;
+    Store::open()?.must_be_free(&lab.lab.name)?;
     let socket = std::env::temp_dir().join(format!("nsm-lab-up-{}", std::process::id()));
     let failed = |error: std::io::Error| Error::internal(format!("socket {}", socket.display()), error.to_string());
     let listener = std::os::unix::net::UnixDatagram::bind(&socket).map_err(failed)?;
@@ -277,7 +278,12 @@ fn wait_up(child: &mut std::process::Child, listener: &std::os::unix::net::UnixD
         } else if let Ok(Some(status)) = child.try_wait() {
             let reason = if reason.is_empty() { format!("its holder ended early ({status})") } else { reason };
             progress.done(false, "did not come up");
-            return Err(Error::new(Kind::Unavailable, format!("lab {name:?}"), reason, "see it run: nsm lab up --foreground"));
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!("lab {name:?} did not come up"),
+                reason,
+                "see it run: nsm lab up --foreground",
+            ));
         }
     }
     let _ = child.kill();
@@ -311,7 +317,6 @@ fn down(args: &DownArgs) -> Result<()> {
     if states.is_empty() {
         println!("no lab runs");
     }
-    store.tidy();
     Ok(())
 }
 
@@ -335,7 +340,6 @@ fn end(store: &Store, state: &State) -> Result<()> {
 fn ps(args: &PsArgs) -> Result<()> {
     let store = Store::open()?;
     let states = chosen(&store, &args.labs)?;
-    store.tidy();
     let rows = states.iter().flat_map(|state| state.processes.iter().map(move |process| (state, process)));
     if args.json {
         let list: Vec<_> = rows
@@ -367,7 +371,6 @@ fn exec(args: &ExecArgs) -> Result<std::convert::Infallible> {
     let labs: Vec<String> = args.lab.iter().cloned().collect();
     let has = |state: &State| state.namespaces.contains(&format!("{}-{}", state.lab, args.pod));
     let found: Vec<State> = chosen(&store, &labs)?.into_iter().filter(has).collect();
-    store.tidy();
     let object = format!("pod {:?}", args.pod);
     let state = match found.as_slice() {
         [state] => state,
@@ -402,7 +405,6 @@ fn graph(args: &GraphArgs) -> Result<()> {
     let lab = read_file(&args.path)?;
     let store = Store::open()?;
     let state = store.get(&lab.lab.name).filter(State::is_alive);
-    store.tidy();
     let connections = state.map(|state| connections(&lab, &state)).transpose()?;
     let graph = Graph::new(&lab.lab, connections.as_deref());
     if args.json {
@@ -474,7 +476,7 @@ mod tests {
             lab_paths(std::slice::from_ref(&dir)).unwrap().iter().map(|path| path.file_name().unwrap().to_owned()).collect();
         assert_eq!(names, ["a.yml", "b.yaml"]);
         let error = read_all(std::slice::from_ref(&dir), None).unwrap_err().to_string();
-        assert!(error.contains("2 lab files") && error.contains("a.yml") && error.contains("b.yaml"), "{error}");
+        assert!(error.contains("a.yml") && error.contains("b.yaml"), "{error}");
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

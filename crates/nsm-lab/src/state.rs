@@ -11,6 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Tries to write a file whose directory may vanish.
+const MAX_WRITES: usize = 5;
+
 /// One process of a running lab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateProcess {
@@ -58,26 +61,25 @@ fn directory() -> PathBuf {
 pub struct Store(PathBuf);
 
 impl Store {
-    /// The directory of this user, made when missing. One that belongs to somebody else is refused.
+    /// The directory of this user. One that belongs to somebody else is refused.
     pub fn open() -> Result<Store> {
-        let dir = directory();
+        let store = Store(directory());
+        store.check().map(|()| store)
+    }
+    /// It is not there yet, or it is ours alone.
+    fn check(&self) -> Result<()> {
         let failed = |reason: String| {
-            Error::new(
-                Kind::Conflict,
-                format!("state directory {}", dir.display()),
-                reason,
-                "remove it or make it writable for this user only",
-            )
+            let object = format!("state directory {}", self.0.display());
+            Error::new(Kind::Conflict, object, reason, "remove it or make it writable for this user only")
         };
-        match fs::DirBuilder::new().mode(0o700).create(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(format!("cannot be made: {error}"))),
-            _ => {}
-        }
-        let meta = fs::symlink_metadata(&dir).map_err(|error| failed(format!("cannot be read: {error}")))?;
+        let meta = match fs::symlink_metadata(&self.0) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(|error| failed(format!("cannot be read: {error}")))?,
+        };
         if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() || meta.mode() & 0o077 != 0 {
             return Err(failed("is not a directory of this user alone".to_owned()));
         }
-        Ok(Store(dir))
+        Ok(())
     }
     fn file(&self, lab: &str) -> PathBuf {
         self.0.join(format!("{lab}.json"))
@@ -94,28 +96,38 @@ impl Store {
     pub fn get(&self, lab: &str) -> Option<State> {
         read(&self.file(lab))
     }
-    /// Writes it, whole or not at all.
+    /// Refuses when a lab of this name runs.
+    pub fn must_be_free(&self, lab: &str) -> Result<()> {
+        match self.get(lab).filter(State::is_alive) {
+            None => Ok(()),
+            Some(state) => {
+                let reason = format!("runs already, held by process {}", state.pid);
+                Err(Error::new(Kind::Conflict, format!("lab {lab:?}"), reason, format!("end it first: nsm lab down {lab}")))
+            }
+        }
+    }
+    /// Writes it, whole or not at all. Another lab's end may take the empty directory away at any moment.
     pub fn put(&self, state: &State) -> Result<()> {
         let path = self.file(&state.lab);
         let draft = path.with_extension("new");
         let text = serde_json::to_vec(state).expect("texts and numbers are always JSON");
-        fs::write(&draft, text).and_then(|()| fs::rename(&draft, &path)).map_err(|error| {
+        let mut written = Ok(());
+        for _ in 0..MAX_WRITES {
+            let _ = fs::DirBuilder::new().mode(0o700).create(&self.0);
+            self.check()?;
+            written = fs::write(&draft, &text).and_then(|()| fs::rename(&draft, &path));
+            if !written.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+                break;
+            }
+        }
+        written.map_err(|error| {
             Error::new(Kind::Internal, format!("state file {}", path.display()), format!("cannot be written: {error}"), "free space there")
         })
     }
     /// Forgets it, and the directory with the last one.
     pub fn remove(&self, lab: &str) {
         let _ = fs::remove_file(self.file(lab));
-        self.tidy();
-    }
-    /// Removes the directory when it holds nothing.
-    pub fn tidy(&self) {
         let _ = fs::remove_dir(&self.0);
-    }
-    /// Makes the directory again after [`Store::remove`] of the last lab.
-    pub fn again(&self) -> Result<Store> {
-        let _ = fs::DirBuilder::new().mode(0o700).create(&self.0);
-        Ok(self.clone())
     }
 }
 
@@ -194,7 +206,6 @@ mod tests {
     #[test]
     fn states_are_written_whole_and_found_again() {
         let dir = std::env::temp_dir().join(format!("nsm-lab-state-{}", std::process::id()));
-        fs::create_dir(&dir).unwrap();
         let store = Store(dir.clone());
         let state = State {
             lab: "hello".into(),

@@ -66,15 +66,11 @@ pub(crate) struct World {
 impl World {
     /// Claims the name and makes the directory; nothing runs yet.
     pub(crate) fn claim(file: LabFile, setting: Setting) -> Result<World> {
-        let store = setting.store.again()?;
+        let store = &setting.store;
         let lab = file.lab.name.clone();
+        store.must_be_free(&lab)?;
         if let Some(old) = store.get(&lab) {
-            if old.is_alive() {
-                let reason = format!("runs already, held by process {}", old.pid);
-                return Err(Error::new(Kind::Conflict, format!("lab {lab:?}"), reason, format!("end it first: nsm lab down {lab}")));
-            }
-            crate::state::sweep(&store, &old)?;
-            store.again()?;
+            crate::state::sweep(store, &old)?;
         }
         let files = Files::new(make_directory(&lab)?);
         let plan = plan(&file.lab, &files);

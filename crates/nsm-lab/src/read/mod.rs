@@ -40,7 +40,7 @@ pub fn read_file(path: &Path) -> Result<LabFile> {
     let text = std::fs::read_to_string(path).map_err(|e| unreadable(format!("cannot be read ({e})")))?;
     let (lab, services) = read(&text).map_err(|mistakes| {
         let lines: Vec<String> = mistakes.iter().map(|mistake| format!("  {mistake}")).collect();
-        Error::invalid(&*object, format!("has {} mistakes:\n{}", lines.len(), lines.join("\n")), "correct each of these keys")
+        Error::invalid(&*object, format!("has mistakes ({}):\n{}", lines.len(), lines.join("\n")), "correct each of these keys")
     })?;
     Ok(LabFile { path: path.to_owned(), lab, services })
 }
