@@ -90,7 +90,7 @@ fn the_doctor_has_a_row_for_everything() {
     let (code, out, problem) = nsm(&["doctor", "--json"], &[("SPIFFE_ENDPOINT_SOCKET", "unix:///nonexistent/nsm.sock")]);
     let rows: Vec<serde_json::Value> = serde_json::from_str(&out).unwrap();
     let checks: Vec<&str> = rows.iter().map(|row| row["check"].as_str().unwrap()).collect();
-    for check in ["privileges", "user namespaces", "open files", "clock", "UDP port 4789", "MTU", "identity"] {
+    for check in ["CAP_NET_ADMIN", "user namespace", "veth", "VXLAN", "open files", "clock", "UDP port 4789", "MTU", "identity"] {
         assert!(checks.contains(&check), "{check} is missing in {checks:?}");
     }
     let failed = rows.iter().any(|row| row["state"] == "failed");

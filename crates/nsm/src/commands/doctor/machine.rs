@@ -1,6 +1,7 @@
-//! The process and the machine: rights, limits, clock, directories.
+//! The process and the machine: what the kernel does for us, limits, clock, directories.
 
 use super::Finding;
+use nsm_linux::Feature;
 use rustix::{
     fs::{Access, access},
     process::{Resource, getrlimit},
@@ -11,45 +12,30 @@ use std::{
     time::SystemTime,
 };
 
-/// Bits of the capabilities that a forwarder and a lab need.
-const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (21, "CAP_SYS_ADMIN")];
 /// Where the sockets are by default.
 const DIRECTORIES: [(&str, &str); 2] =
     [("/run/nsm", "the workload API of `nsm identity` and `nsm node`"), ("/var/lib/networkservicemesh", "the manager's socket")];
 /// A manager holds about two descriptors for each connection.
 const WANTED_FILES: u64 = 4096;
-/// Settings of the kernel that forbid user namespaces, and the value that does.
-const USER_NAMESPACES: [(&str, &str, &str); 3] = [
-    ("/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=10000"),
-    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
-    ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"),
-];
-
 pub(super) fn findings() -> Vec<Finding> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mut findings = vec![privileges(&status), user_namespaces(|path| fs::read_to_string(path).ok()), open_files(), clock()];
+    let mut findings = kernel(&nsm_linux::features());
+    findings.extend([open_files(), clock()]);
     findings.extend(DIRECTORIES.map(|(path, what)| directory(Path::new(path), what)));
     findings
 }
 
-fn privileges(status: &str) -> Finding {
-    let held = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok()).unwrap_or(0);
-    let missing: Vec<_> = CAPABILITIES.iter().filter(|(bit, _)| held & (1 << bit) == 0).map(|(_, name)| *name).collect();
-    if missing.is_empty() {
-        return Finding::ok("privileges", "may change networks");
-    }
-    let fix = "run forwarders and nodes as root; `nsm lab` uses its own user namespace without";
-    Finding::warning("privileges", format!("{} missing", missing.join(", ")), fix)
-}
-
-fn user_namespaces(read: impl Fn(&str) -> Option<String>) -> Finding {
-    let check = "user namespaces";
-    for (path, forbids, fix) in USER_NAMESPACES {
-        if read(path).is_some_and(|value| value.trim() == forbids) {
-            return Finding::warning(check, format!("{path} is {forbids}: no lab without root"), fix);
+/// One missing thing keeps something from working; when all are missing, nothing works.
+fn kernel(features: &[Feature]) -> Vec<Finding> {
+    let some = features.iter().any(|feature| feature.present);
+    let finding = |feature: &Feature| {
+        let seen = format!("missing: {}", feature.needed_for);
+        match feature.present {
+            true => Finding::ok(feature.name, "works"),
+            false if some => Finding::warning(feature.name, seen, feature.fix.clone()),
+            false => Finding::failed(feature.name, seen, feature.fix.clone()),
         }
-    }
-    Finding::ok(check, "allowed")
+    };
+    features.iter().map(finding).collect()
 }
 
 fn open_files() -> Finding {
@@ -96,17 +82,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rights_are_read_from_the_effective_set() {
-        assert_eq!(privileges("CapPrm:\t0\nCapEff:\t000001ffffffffff\n").state, Health::Ok);
-        let none = privileges("CapEff:\t0000000000000000\n");
-        assert_eq!((none.state, none.seen.as_str()), (Health::Warning, "CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN missing"));
-    }
-
-    #[test]
-    fn what_forbids_user_namespaces_is_named() {
-        assert_eq!(user_namespaces(|_| None).state, Health::Ok);
-        let found = user_namespaces(|path| path.contains("apparmor").then(|| "1\n".to_owned()));
-        assert!(found.seen.contains("apparmor_restrict") && found.fix.contains("sysctl -w kernel.apparmor"), "{found:?}");
+    fn what_the_kernel_cannot_do_is_a_warning_unless_it_can_do_nothing() {
+        let feature = |present| Feature { name: "VXLAN", present, needed_for: "wires between two nodes", fix: "modprobe vxlan".into() };
+        let states = |features: &[Feature]| kernel(features).iter().map(|finding| finding.state).collect::<Vec<_>>();
+        assert_eq!(states(&[feature(true), feature(false)]), [Health::Ok, Health::Warning]);
+        assert_eq!(states(&[feature(false)]), [Health::Failed]);
+        assert_eq!(kernel(&[feature(false)])[0].seen, "missing: wires between two nodes");
     }
 
     #[test]
