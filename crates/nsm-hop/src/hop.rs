@@ -104,7 +104,7 @@ impl Hop {
     fn start(&self, id: ConnectionId) -> mpsc::Sender<Event> {
         let (sender, mailbox) = mpsc::channel(MAX_MAILBOX);
         let tasks = self.tasks.clone();
-        let span = tracing::info_span!("connection", hop = %self.role.name, id = %id);
+        let span = tracing::info_span!(parent: None, "connection", hop = %self.role.name, id = %id);
         let conn = Conn::new(id.clone(), self.role.clone(), self.monitors.clone());
         // A task may leave only when nobody has written to it: senders write under the same lock.
         let leave = move |mailbox: &mpsc::Receiver<Event>| {
