@@ -118,8 +118,12 @@ async fn serve(program: &Program, settings: Settings, telemetry: Telemetry, outp
     let context = Context::new(shutdown.clone(), output);
     if program.kind == Kind::Role {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = settings.effective(), "nsm {} starts", program.name);
-        for remark in settings.remarks() {
-            tracing::warn!("{remark}");
+        for sentence in settings.unknown() {
+            tracing::warn!("{sentence}");
+        }
+        let idle = settings.without_effect();
+        if !idle.is_empty() {
+            tracing::info!("accepted, no effect yet: {}", idle.join(", "));
         }
     }
     let (notify, told) = (context.notify.clone(), Cell::new(false));

@@ -106,12 +106,13 @@ pub(crate) fn endpoint_row(endpoint: &NetworkServiceEndpoint) -> [String; 5] {
     ]
 }
 
-pub(crate) const CONNECTION_HEAD: [&str; 6] = ["SERVICE", "STATE", "MECHANISM", "CLIENT", "ENDPOINT", "PATH"];
+pub(crate) const CONNECTION_HEAD: [&str; 7] = ["ID", "SERVICE", "STATE", "MECHANISM", "CLIENT", "ENDPOINT", "PATH"];
 
-pub(crate) fn connection_row(connection: &Connection) -> [String; 6] {
+pub(crate) fn connection_row(connection: &Connection) -> [String; 7] {
     let ip = &connection.context.ip_context;
     let path = connection.path.segments.iter().map(|segment| segment.name.as_str()).collect::<Vec<_>>().join(" > ");
     [
+        connection.id.to_string(),
         connection.network_service.to_string(),
         state(connection.state),
         connection.mechanism.as_ref().map(|mechanism| mechanism.kind.to_string()).unwrap_or_default(),
@@ -166,6 +167,6 @@ mod tests {
         assert_eq!(shown, ["nse-1", "vpn", "nodeName=n1", "tcp://10.0.0.1:5001", ""]);
         let mut connection = Connection::new("c-1".parse().unwrap(), ServiceName::new("vpn").unwrap());
         connection.path.segments = ["client", "manager"].map(|name| Segment::new(HopName::new(name).unwrap(), "i".parse().unwrap())).into();
-        assert_eq!(connection_row(&connection), ["vpn", "UP", "", "", "", "client > manager"]);
+        assert_eq!(connection_row(&connection), ["c-1", "vpn", "UP", "", "", "", "client > manager"]);
     }
 }

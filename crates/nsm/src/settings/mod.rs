@@ -245,17 +245,17 @@ impl Settings {
         });
         shown.collect::<Vec<_>>().join(" ")
     }
-    /// What was given and does nothing: sentences for the log.
-    pub fn remarks(&self) -> Vec<String> {
+    /// Variables that nobody here knows: a sentence each, with the name that was likely meant.
+    pub fn unknown(&self) -> Vec<String> {
         let known = || self.table.values().map(|opt| opt.env).filter(|env| !env.is_empty());
-        let unknown = self.unknown.iter().map(|name| {
-            if name.starts_with(TOKEN_PREFIX) {
-                return format!("{name} is accepted, it has no effect yet");
-            }
-            format!("{name} is no setting of `nsm {}`{}", self.command, nearest::hint(name, known()))
-        });
-        let idle = self.given.keys().filter_map(|flag| self.table.get(flag)).filter(|opt| opt.effect == Effect::None);
-        unknown.chain(idle.map(|opt| format!("{} is accepted, it has no effect yet", opt.env))).collect()
+        let sentence = |name: &String| format!("{name} is no setting of `nsm {}`{}", self.command, nearest::hint(name, known()));
+        self.unknown.iter().filter(|name| !name.starts_with(TOKEN_PREFIX)).map(sentence).collect()
+    }
+    /// Variables and flags of upstream that were given, and have no effect yet.
+    pub fn without_effect(&self) -> Vec<&str> {
+        let idle = self.given.keys().filter_map(|flag| self.table.get(flag)).filter(|opt| opt.effect == Effect::None).map(|opt| opt.env);
+        let tokens = self.unknown.iter().map(String::as_str).filter(|name| name.starts_with(TOKEN_PREFIX));
+        idle.chain(tokens).collect()
     }
     fn option(&self, flag: &str) -> &'static Opt {
         self.table.get(flag).copied().unwrap_or_else(|| unreachable!("`nsm {}` declares the option {flag} it reads", self.command))
