@@ -63,7 +63,7 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     }
     settings.finish()?;
 
-    let process = Process::start(&common).await?;
+    let process = Process::start(&common, &context).await?;
     let here = own_netns()?;
     let requests: Vec<Request> = urls.iter().enumerate().map(|(i, url)| request(&name, i, url, &here)).collect::<Result<_>>()?;
     let hop = hop(name, &process, manager, timeout, &context)?;

@@ -138,7 +138,7 @@ impl Config {
     }
 
     async fn serve(self, parts: Parts, context: Context) -> Result<()> {
-        let process = Process::start(&self.common).await?;
+        let process = Process::start(&self.common, &context).await?;
         let hop = Hop::new(Role {
             name: self.name.clone(),
             standing: Standing::Server,

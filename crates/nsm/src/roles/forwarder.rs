@@ -93,7 +93,7 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let tunnel = Tunnel::read(&mut settings);
     settings.finish()?;
 
-    let process = Process::start(&common).await?;
+    let process = Process::start(&common, &context).await?;
     let registry = process.dialer.registry(&manager);
     let hop = hop(name.clone(), &process, process.dial(), registry.clone(), tunnel).await?;
     let served = process.serve(vec![listen.clone()], Some(Arc::new(hop)), None, &context).await?;

@@ -54,7 +54,7 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let config = Config::read(&mut settings);
     settings.finish()?;
 
-    let process = Process::start(&common).await?;
+    let process = Process::start(&common, &context).await?;
     let registry = config.registry(&process, &context)?;
     let hop = config.hop(&process, process.dial(), Arc::new(registry.clone()), &context)?;
     let served = process.serve(config.listen_on, Some(Arc::new(hop)), Some(Arc::new(registry)), &context).await?;

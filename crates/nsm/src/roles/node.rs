@@ -55,7 +55,7 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
             }
         });
     }
-    serve(Process::start(&common).await?, config, tunnel, context).await
+    serve(Process::start(&common, &context).await?, config, tunnel, context).await
 }
 
 async fn serve(process: Process, mut config: manager::Config, tunnel: forwarder::Tunnel, context: Context) -> Result<()> {

@@ -72,9 +72,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// Waits for the identity.
-    pub async fn start(common: &Common) -> Result<Process> {
-        let source = Source::connect(&common.workload_api.to_string(), IDENTITY_TIMEOUT).await?;
+    /// Waits for the identity, unless it is told to stop first.
+    pub async fn start(common: &Common, context: &Context) -> Result<Process> {
+        let socket = common.workload_api.to_string();
+        let source = tokio::select! {
+            source = Source::connect(&socket, IDENTITY_TIMEOUT) => source?,
+            () = context.shutdown.started() => {
+                return Err(Error::new(Kind::Unavailable, format!("Workload API {socket}"), "had given no identity when this process was told to stop", "start `nsm identity`, or name another socket in SPIFFE_ENDPOINT_SOCKET"));
+            }
+        };
         let dialer = Dialer::new(
             source.clone(),
             DialOptions {

@@ -31,7 +31,7 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let expire: Duration = settings.duration("expire-period");
     settings.finish()?;
 
-    let process = Process::start(&common).await?;
+    let process = Process::start(&common, &context).await?;
     let served = process.serve(listen, None, Some(memory(expire)), &context).await?;
     context.notify.ready();
     process::ended(served).await
