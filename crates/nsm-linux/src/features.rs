@@ -44,10 +44,10 @@ pub fn features() -> Vec<Feature> {
         (
             "WireGuard",
             inside(&|at| device(at, "wireguard")),
-            "encrypted wires in the kernel; without it a slower userspace engine",
+            "encrypted wires between nodes, which nsm does not make yet",
             "modprobe wireguard",
         ),
-        ("TUN", inside(&tun), "wires that end in a process", "modprobe tun, and let this process open /dev/net/tun"),
+        ("TUN", inside(&tun), "wires that end in a process, which nsm does not make yet", "modprobe tun, and let this process open /dev/net/tun"),
     ];
     tried.into_iter().map(|(name, result, needed_for, fix)| feature(name, result, needed_for, fix)).collect()
 }
