@@ -98,6 +98,19 @@ pub struct LinkStats {
     pub tx_dropped: u64,
 }
 
+/// A VXLAN tunnel between two nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Network identifier, 1 to 2^24-1.
+    pub vni: u32,
+    /// This node.
+    pub local: IpAddr,
+    /// The other node.
+    pub remote: IpAddr,
+    /// UDP port, the same on both.
+    pub port: u16,
+}
+
 impl Net {
     /// Opens a namespace. The handle keeps it alive.
     pub fn new(netns: &Netns) -> Result<Net> {
@@ -139,6 +152,21 @@ impl Net {
             })
         });
         self.change(&format!("veth {name:?} with {peer_name:?}"), "make it", message)
+    }
+    /// Makes a VXLAN tunnel to one other node, down: the device is born in `at`, its UDP socket stays here. It learns nothing.
+    pub fn vxlan(&self, name: &str, at: &Netns, tunnel: Tunnel) -> Result<()> {
+        let at = netns::file(at)?.as_raw_fd() as u32;
+        let end = |data: Message, ip: IpAddr, v4, v6| data.ip(if ip.is_ipv4() { v4 } else { v6 }, ip);
+        let message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link_fixed(0, 0, 0)).text(IFLA_IFNAME, name);
+        let message = message.u32(IFLA_NET_NS_FD, at).nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_KIND, "vxlan").nest(IFLA_INFO_DATA, |data| {
+                let data = data.u32(IFLA_VXLAN_ID, tunnel.vni);
+                let data = end(data, tunnel.remote, IFLA_VXLAN_GROUP, IFLA_VXLAN_GROUP6);
+                let data = end(data, tunnel.local, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6);
+                data.bytes(IFLA_VXLAN_LEARNING, &[0]).bytes(IFLA_VXLAN_PORT, &tunnel.port.to_be_bytes())
+            })
+        });
+        self.change(name, "make a VXLAN tunnel", message)
     }
     /// Makes a bridge, down.
     pub fn bridge(&self, name: &str) -> Result<()> {

@@ -42,9 +42,15 @@ fn as_guest(name: &str) {
     let (home, wanted) = (netns::current().unwrap(), netns::open_named(name).unwrap());
     netns::enter_forever(&wanted).unwrap();
     assert!(netns::current().unwrap() == wanted && wanted != home);
+    let checked = std::sync::Barrier::new(2);
     std::thread::scope(|scope| {
-        scope.spawn(|| assert_eq!(netns::current().unwrap(), wanted, "threads made later are there too"));
-        assert!(netns::enter_forever(&wanted).is_err(), "with two threads it is too late");
+        scope.spawn(|| {
+            assert_eq!(netns::current().unwrap(), wanted, "threads made later are there too");
+            checked.wait();
+        });
+        let refused = netns::enter_forever(&wanted).is_err();
+        checked.wait();
+        assert!(refused, "with two threads it is too late");
     });
 }
 

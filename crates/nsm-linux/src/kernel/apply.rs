@@ -11,6 +11,7 @@ use super::{
 use crate::{
     error::refused,
     inet::{self, RouteFilter},
+    link::{Link, link_fixed},
     nl::{Message, Refusal},
     uapi::*,
 };
@@ -25,7 +26,7 @@ use std::{
 
 /// Applies changes in order; the error is that of the first which failed.
 pub(super) fn apply(inner: &Inner, job: Job, ops: &[Op]) -> Result<()> {
-    let mut apply = Apply { inner, job, indexes: BTreeMap::new(), waiting: BTreeMap::new(), doomed: BTreeSet::new() };
+    let mut apply = Apply { inner, job, known: BTreeMap::new(), waiting: BTreeMap::new(), doomed: BTreeSet::new() };
     for op in ops {
         if let Err(error) = apply.one(op) {
             apply.flush()?; // what waits comes before this one
@@ -38,8 +39,8 @@ pub(super) fn apply(inner: &Inner, job: Job, ops: &[Op]) -> Result<()> {
 struct Apply<'a, 'b> {
     inner: &'a Inner,
     job: Job<'b>,
-    /// Interfaces of the owner that were looked up, by their index.
-    indexes: BTreeMap<Iface, u32>,
+    /// The owner's interfaces that were made or looked up.
+    known: BTreeMap<Iface, Link>,
     /// Changes not yet sent, by namespace.
     waiting: BTreeMap<Netns, Vec<(Change, Message)>>,
     /// Namespaces with links that are out of use and not yet deleted.
@@ -65,7 +66,9 @@ impl Apply<'_, '_> {
             Op::Add(Wire::Link(link)) => {
                 self.flush()?;
                 self.forget(&link.ifaces());
-                links::add(self.inner, &mut self.job, link)
+                let ends = links::add(self.inner, &mut self.job, link)?;
+                self.known.extend(ends);
+                Ok(())
             }
             Op::Add(Wire::Splice { a, b }) => {
                 self.flush()?;
@@ -79,7 +82,7 @@ impl Apply<'_, '_> {
         }
     }
     fn forget(&mut self, ifaces: &[&Iface]) {
-        self.indexes.retain(|iface, _| !ifaces.contains(&iface));
+        self.known.retain(|iface, _| !ifaces.contains(&iface));
     }
     fn on_link(&mut self, op: &Op, wire: &Wire, on: &Iface) -> Result<()> {
         let adding = matches!(op, Op::Add(_));
@@ -93,26 +96,17 @@ impl Apply<'_, '_> {
     }
     /// The index of the owner's interface, made ready for the object.
     fn index(&mut self, on: &Iface, wire: &Wire) -> Result<Option<u32>> {
-        if let Some(index) = self.indexes.get(on) {
-            return Ok(Some(*index));
+        if !self.known.contains_key(on) {
+            let Some(found) = self.job.find(on)? else { return Ok(None) };
+            links::adopt(&mut self.job, on, &found)?;
+            self.known.insert(on.clone(), found.link);
         }
-        let Some(found) = self.job.find(on)? else { return Ok(None) };
-        links::adopt(&mut self.job, on, &found)?;
+        let Some(link) = self.known.get_mut(on) else { return Ok(None) };
         let wants_ipv6 = matches!(wire, Wire::Address { address: IpNet::V6(_), .. });
-        if wants_ipv6 && found.link.ipv6_disabled {
-            self.enable_ipv6(on, &found.link.name)?;
+        if wants_ipv6 && std::mem::take(&mut link.ipv6_disabled) {
+            enable_ipv6(&self.job, on, &link.name)?;
         }
-        // An interface without IPv6 is looked at again for every object: the next may be the address that needs it.
-        if wants_ipv6 || !found.link.ipv6_disabled {
-            self.indexes.insert(on.clone(), found.link.index);
-        }
-        Ok(Some(found.link.index))
-    }
-    fn enable_ipv6(&mut self, on: &Iface, name: &str) -> Result<()> {
-        self.job.enter(&on.netns)?;
-        let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-        std::fs::write(&path, "0")
-            .map_err(|error| refused(describe(on), "allow IPv6 on it", Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+        Ok(Some(link.index))
     }
     fn why_not(&mut self, on: &Iface) -> Error {
         let there = living(&on.netns).map(|_| ()).and_then(|()| self.job.named(on));
@@ -162,14 +156,19 @@ impl Apply<'_, '_> {
     }
 }
 
+/// Through the parameter file, as netlink has no word for it; `name` is the present one.
+fn enable_ipv6(job: &Job, on: &Iface, name: &str) -> Result<()> {
+    job.enter(&on.netns)?;
+    let written = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0");
+    written.map_err(|error| refused(describe(on), "allow IPv6 on it", Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+}
+
 /// The netlink of one object on a link; nothing where removing means nothing.
 fn message(wire: &Wire, index: u32, adding: bool) -> Option<Message> {
     let pick = |add, remove| if adding { add } else { remove };
     match wire {
-        Wire::Mac { mac, .. } => {
-            adding.then(|| Message::new(RTM_SETLINK, 0, &crate::link::link_fixed(index, 0, 0)).bytes(IFLA_ADDRESS, &mac.0))
-        }
-        Wire::Mtu { mtu, .. } => adding.then(|| Message::new(RTM_SETLINK, 0, &crate::link::link_fixed(index, 0, 0)).u32(IFLA_MTU, *mtu)),
+        Wire::Mac { mac, .. } => adding.then(|| Message::new(RTM_SETLINK, 0, &link_fixed(index, 0, 0)).bytes(IFLA_ADDRESS, &mac.0)),
+        Wire::Mtu { mtu, .. } => adding.then(|| Message::new(RTM_SETLINK, 0, &link_fixed(index, 0, 0)).u32(IFLA_MTU, *mtu)),
         Wire::Address { address, .. } => Some(inet::address_message(pick(RTM_NEWADDR, RTM_DELADDR), index, *address)),
         Wire::Neighbor { ip, mac, .. } => {
             Some(if adding { inet::neighbor_add(index, *ip, *mac) } else { inet::neighbor_delete(index, *ip) })

@@ -16,14 +16,15 @@ use nsm_hop::kernel::{IfName, Iface, Link, Netns};
 use rustix::io::Errno;
 use std::{collections::BTreeSet, net::IpAddr, os::fd::AsRawFd};
 
-/// Makes a link unless it is there; what is ours under these names but different gives way.
-pub(super) fn add(inner: &Inner, job: &mut Job, wanted: &Link) -> Result<()> {
+/// Makes a link unless it is there; what is ours under these names but different gives way. Returns its ends.
+pub(super) fn add(inner: &Inner, job: &mut Job, wanted: &Link) -> Result<Vec<(Iface, link::Link)>> {
     for iface in wanted.ifaces() {
         living(&iface.netns)?;
     }
     let found = wanted.ifaces().into_iter().map(|iface| Ok((iface, job.find(iface)?))).collect::<Result<Vec<_>>>()?;
     if is_whole(job, wanted, &found)? {
-        return found.iter().try_for_each(|(iface, ours)| ours.as_ref().map_or(Ok(()), |ours| adopt(job, iface, ours)));
+        let whole = found.into_iter().filter_map(|(iface, ours)| Some((iface, ours?)));
+        return whole.map(|(iface, ours)| adopt(job, iface, &ours).map(|()| (iface.clone(), ours.link))).collect();
     }
     let mut places = BTreeSet::new();
     for (iface, ours) in &found {
@@ -45,7 +46,8 @@ pub(super) fn add(inner: &Inner, job: &mut Job, wanted: &Link) -> Result<()> {
             bear_vxlan(inner, job, at, &settings)
         }
     };
-    born.and_then(|()| wanted.ifaces().into_iter().try_for_each(|iface| raise(job, iface))).inspect_err(|_| abandon(inner, job, wanted))
+    let raised = born.and_then(|()| wanted.ifaces().into_iter().map(|iface| raise(job, iface)).collect());
+    raised.inspect_err(|_| abandon(inner, job, wanted))
 }
 
 fn is_whole(job: &mut Job, wanted: &Link, found: &[(&Iface, Option<Found>)]) -> Result<bool> {
@@ -103,11 +105,12 @@ fn birth(name: &IfName, group: u32) -> Message {
 }
 
 /// Tags a link that was just born and brings it up, in one send.
-fn raise(job: &mut Job, iface: &Iface) -> Result<()> {
+fn raise(job: &mut Job, iface: &Iface) -> Result<(Iface, link::Link)> {
     let born = job.named(iface)?.filter(|link| link.group == job.tag.group());
     let lost = || Error::new(Kind::Kernel, describe(iface), "it vanished right after it was made", "see who else changes links there");
-    let index = born.ok_or_else(lost)?.index;
-    mark(job, iface, index)
+    let born = born.ok_or_else(lost)?;
+    mark(job, iface, born.index)?;
+    Ok((iface.clone(), born))
 }
 
 /// Writes the tag of this generation onto a link of an older one.
