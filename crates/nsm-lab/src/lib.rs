@@ -11,6 +11,7 @@
 mod checks;
 mod cli;
 mod graph;
+mod inside;
 mod look;
 mod places;
 pub mod plan;
@@ -24,6 +25,7 @@ mod state;
 mod world;
 
 pub use cli::{DownArgs, ExecArgs, GraphArgs, LabCommand, LookArgs, PsArgs, RunArgs, UpArgs, cli};
+pub use inside::{Inside, inside};
 pub use look::{Look, SeenInterface, SeenRoute};
 pub use read::{LabFile, Mistake, read, read_file};
 pub use state::{State, StateProcess, Store};

@@ -88,7 +88,7 @@ async fn guarded(world: &mut World, results: &mut Vec<CheckResult>, progress: &P
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words")
 }
@@ -113,13 +113,13 @@ async fn up_and_check(world: &mut World, results: &mut Vec<CheckResult>, progres
 }
 
 /// What exists outside the lab's own namespaces: the namespace we live in, and the names of namespaces.
-struct Outside {
+pub(crate) struct Outside {
     ledger: Ledger,
     names: BTreeSet<String>,
 }
 
 impl Outside {
-    fn look(lab: &str) -> Result<Outside> {
+    pub(crate) fn look(lab: &str) -> Result<Outside> {
         let ledger = ledger(&Net::new(&netns::current()?)?)?;
         let prefix = format!("{lab}-");
         let names = netns::list_named()?.into_iter().filter(|name| name.starts_with(&prefix)).collect();
@@ -127,7 +127,7 @@ impl Outside {
     }
 }
 
-fn changes(before: Result<Outside>, after: Result<Outside>) -> Vec<String> {
+pub(crate) fn changes(before: Result<Outside>, after: Result<Outside>) -> Vec<String> {
     match (before, after) {
         (Ok(before), Ok(after)) => {
             let names = after.names.difference(&before.names).map(|name| format!("namespace {name}"));

@@ -180,6 +180,11 @@ impl World {
         self.note_birth(&client.name)
     }
 
+    /// The program whose roles are started.
+    pub(crate) fn program(&self) -> &Path {
+        &self.setting.program
+    }
+
     /// The running or ended process of this name.
     pub(crate) fn process(&mut self, name: &str) -> Result<&mut Process> {
         let missing = || Error::internal(format!("process {name:?}"), "was not started");
