@@ -164,7 +164,8 @@ impl Channel {
                 _ => Failed::Perhaps(error),
             })?;
         }
-        connection.sender.clone().try_send_request(request).await.map_err(|mut failed| {
+        let sent = connection.send(request).ok_or_else(|| Failed::Unprocessed(self.gone("it has ended")))?;
+        sent.await.map_err(|mut failed| {
             let unsent = failed.take_message().is_some();
             let error = failed.into_error();
             let told = self.broken(&error);
@@ -183,11 +184,15 @@ impl Channel {
     }
 
     fn broken(&self, error: &hyper::Error) -> Error {
-        let reason = match error.source() {
-            Some(source) => format!("the connection broke: {error}: {source}"),
-            None => format!("the connection broke: {error}"),
-        };
-        Error::new(Kind::Unavailable, format!("peer {}", self.peer()), reason, "ask again; see the log of that process if this repeats")
+        match error.source() {
+            Some(source) => self.gone(&format!("{error}: {source}")),
+            None => self.gone(&error.to_string()),
+        }
+    }
+
+    fn gone(&self, reason: &str) -> Error {
+        let fix = "ask again; see the log of that process if this repeats";
+        Error::new(Kind::Unavailable, format!("peer {}", self.peer()), format!("the connection broke: {reason}"), fix)
     }
 }
 

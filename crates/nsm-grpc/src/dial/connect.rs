@@ -1,6 +1,6 @@
 //! One attempt to connect: socket, TLS, HTTP/2.
 
-use super::Resolver;
+use super::{Resolver, pool::lock};
 use crate::{
     limits::{CONNECTION_WINDOW_BYTES, MAX_HANDSHAKES, MAX_HEADER_BYTES, STREAM_WINDOW_BYTES},
     socket::Socket,
@@ -8,7 +8,10 @@ use crate::{
 };
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::client::conn::http2;
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http2},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use nsm_api::{Error, Kind, Result, Target};
 use nsm_identity::Source;
@@ -17,22 +20,41 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 use tokio::net::{TcpStream, UnixStream};
 
+type Sender = http2::SendRequest<Full<Bytes>>;
+
 /// A connection that calls go out on.
 pub(crate) struct Connection {
-    pub(crate) sender: http2::SendRequest<Full<Bytes>>,
+    /// `None` when the connection has ended. Nobody keeps a copy while waiting for an answer: a call that is queued in
+    /// the very moment of the end is given back only when the last copy has gone.
+    sender: Mutex<Option<Sender>>,
     pub(crate) link: Arc<Link>,
 }
 
 impl Connection {
     /// Whether a new call can go out on it. HTTP/2 may notice later than the socket that the peer has gone.
     pub(crate) fn is_usable(&self) -> bool {
-        !self.sender.is_closed() && self.link.files.as_ref().is_none_or(|files| !files.is_closed())
+        lock(&self.sender).as_ref().is_some_and(|sender| !sender.is_closed())
+            && self.link.files.as_ref().is_none_or(|files| !files.is_closed())
+    }
+
+    /// Queues a call to be sent. `None` when the connection has ended.
+    pub(crate) fn send(&self, request: http::Request<Full<Bytes>>) -> Option<impl Future<Output = Sent> + Send + use<>> {
+        let mut sender = lock(&self.sender).clone()?;
+        Some(sender.try_send_request(request))
+    }
+
+    /// The connection has ended.
+    pub(crate) fn end(&self) {
+        lock(&self.sender).take();
     }
 }
+
+/// The answer, or the error with the request if it was surely not sent.
+pub(crate) type Sent = Result<http::Response<Incoming>, TrySendError<http::Request<Full<Bytes>>>>;
 
 /// Why there is no connection.
 #[derive(Clone, Debug)]
@@ -79,7 +101,7 @@ pub(crate) async fn connect(
             tracing::debug!(%target, %error, "a connection broke");
         }
     };
-    Ok((Connection { sender, link }, driver))
+    Ok((Connection { sender: Mutex::new(Some(sender)), link }, driver))
 }
 
 /// No pings: other implementations close connections whose clients ping often.

@@ -110,14 +110,18 @@ impl Slot {
     async fn dial(self: &Arc<Self>) -> Result<Arc<Connection>, Failure> {
         let place = Place { target: &self.target, file: self.file.as_deref() };
         let (connection, driver) = connect(&self.environment.source, &self.environment.resolver, place).await?;
-        let slot = Arc::downgrade(self);
+        let connection = Arc::new(connection);
+        let (slot, driven) = (Arc::downgrade(self), Arc::downgrade(&connection));
         tokio::spawn(async move {
             driver.await;
+            if let Some(connection) = driven.upgrade() {
+                connection.end();
+            }
             if let Some(slot) = slot.upgrade() {
                 slot.tidy();
             }
         });
-        Ok(Arc::new(connection))
+        Ok(connection)
     }
 
     /// Lets go of a connection that has ended, and of the files that came with it.
@@ -126,6 +130,6 @@ impl Slot {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
