@@ -1,6 +1,6 @@
 //! From a lab to what must exist: namespaces, cables, and processes with their exact command lines, in stages.
 //!
-//! Pure. Nothing is started here; `nsm lab graph` and the tests read the same plan that [`crate::world`] builds.
+//! Pure. Nothing is started here; `nsm lab graph` and the tests read the same plan from which a running lab is built.
 
 use crate::schema::*;
 use ipnet::IpNet;
