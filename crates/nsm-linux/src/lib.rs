@@ -1,6 +1,6 @@
 //! The Linux kernel: namespaces, netlink, links, addresses, routes, tunnels, probes; observe and apply.
 //!
-//! The only crate with `unsafe`, all of it in [`sys`], each block with its reason. Not here: what should exist (that is
+//! The only crate with `unsafe`, all of it in `sys`, each block with its reason. Not here: what should exist (that is
 //! decided in `nsm-hop`), and any external program: everything goes through system calls and netlink.
 //!
 //! Two rules hold everywhere. A namespace is entered only by a thread made for that purpose, which ends afterwards; and

@@ -39,6 +39,7 @@ pub async fn conformance(kernel: &dyn Kernel, world: &dyn World) {
     case("making twice and removing twice is making and removing once", bench.idempotent()).await;
     case("a difference leads to the wanted set", bench.differences()).await;
     case("a tunnel with other settings replaces the old one", bench.tunnel_replaced()).await;
+    case("what is ours but different gives way", bench.gives_way()).await;
     case("a name in use is a conflict and stays untouched", bench.name_clash()).await;
     case("a route of somebody else stays", bench.foreign_route()).await;
     case("another owner's objects are invisible and safe", bench.other_owner()).await;
@@ -200,6 +201,21 @@ impl Bench<'_> {
         self.apply(&owner, &diff(&Wires::new(), &after)).await;
     }
 
+    async fn gives_way(&self) {
+        let (a, b) = self.pair().await;
+        let (owner, (local, _)) = (owner("way", 1), self.world.underlay().await);
+        let at = iface(&a.netns, "tunnel");
+        let to = |remote| Wire::Link(Link::Vxlan { at: at.clone(), local, remote: ip(remote), vni: 0x4e03, port: 4789 });
+        let other = veth(&a, &iface(&b.netns, "other"));
+        let before = self.both_ledgers(&a, &b).await;
+        self.apply(&owner, &[Op::Add(veth(&a, &b)), Op::Add(to("192.0.2.7"))]).await;
+        self.apply(&owner, &[Op::Add(other.clone()), Op::Add(to("192.0.2.8"))]).await;
+        let about = Wires::from([veth(&a, &b), other.clone(), to("192.0.2.7")]);
+        assert_eq!(self.observe(&owner, &about).await, Wires::from([other.clone(), to("192.0.2.8")]));
+        self.apply(&owner, &[Op::Del(other), Op::Del(to("192.0.2.8"))]).await;
+        assert_eq!(self.both_ledgers(&a, &b).await, before);
+    }
+
     async fn name_clash(&self) {
         let (a, b) = self.pair().await;
         let owner = owner("clash", 1);
@@ -256,7 +272,9 @@ impl Bench<'_> {
         let wires = Wires::from([veth(&a, &b), address(&a, "10.0.0.1/32")]);
         self.apply(&old, &adds(&wires)).await;
         assert_eq!(self.observe(&new, &wires).await, wires);
-        self.apply(&new, &adds(&wires)).await;
+        // Any change adopts: one on the link as well as one of the link itself.
+        self.apply(&new, &adds(&Wires::from([address(&a, "10.0.0.1/32"), address(&b, "10.0.0.2/32")]))).await;
+        self.apply(&new, &[Op::Del(address(&b, "10.0.0.2/32"))]).await;
         let before = self.both_ledgers(&a, &b).await;
         let fenced = self.kernel.observe(&old, &wires).await.expect_err("a newer process owns it");
         assert!(fenced.kind == Kind::Conflict && fenced.reason.contains("fenced"), "{fenced}");
