@@ -47,7 +47,12 @@ pub fn features() -> Vec<Feature> {
             "encrypted wires between nodes, which nsm does not make yet",
             "modprobe wireguard",
         ),
-        ("TUN", inside(&tun), "wires that end in a process, which nsm does not make yet", "modprobe tun, and let this process open /dev/net/tun"),
+        (
+            "TUN",
+            inside(&tun),
+            "wires that end in a process, which nsm does not make yet",
+            "modprobe tun, and let this process open /dev/net/tun",
+        ),
     ];
     tried.into_iter().map(|(name, result, needed_for, fix)| feature(name, result, needed_for, fix)).collect()
 }
