@@ -7,6 +7,7 @@ use crate::{
     settings::{COMMON, with_options},
 };
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Subcommand};
+use nsm_bench::BenchCommand;
 use nsm_lab::LabCommand;
 use std::{fmt::Write, path::PathBuf};
 
@@ -36,6 +37,7 @@ pub(crate) struct Invocation {
     /// Its arguments.
     pub(crate) matches: ArgMatches,
     lab: Option<ArgMatches>,
+    bench: Option<ArgMatches>,
     /// The namespace to enter first: a name of `ip netns` or a path.
     pub(crate) netns: Option<String>,
     /// The settings file.
@@ -71,7 +73,9 @@ pub(crate) fn command(programs: &[Program]) -> Command {
     let shell = Arg::new("shell").value_name("SHELL").required(true).value_parser(clap::value_parser!(clap_complete::Shell));
     let lab = LabCommand::augment_subcommands(Command::new("lab"))
         .about("Whole topologies on this machine: real processes, namespaces and packets");
+    let bench = BenchCommand::augment_subcommands(Command::new("bench")).about("Measure what wires carry and what setting them up costs");
     root.subcommand(lab.subcommand_required(true).arg_required_else_help(true))
+        .subcommand(bench.subcommand_required(true).arg_required_else_help(true))
         .subcommand(Command::new("completion").about("Print a completion script for a shell").arg(shell))
         .subcommand(Command::new("version").about("Print the version"))
 }
@@ -107,10 +111,15 @@ impl Invocation {
     pub(crate) fn lab(&self) -> Option<Result<LabCommand, clap::Error>> {
         self.lab.as_ref().map(LabCommand::from_arg_matches)
     }
+    /// The bench's command, when it was asked for. It has its own arguments.
+    pub(crate) fn bench(&self) -> Option<Result<BenchCommand, clap::Error>> {
+        self.bench.as_ref().map(BenchCommand::from_arg_matches)
+    }
     /// What the arguments say. The parser has checked that there is a subcommand.
     pub(crate) fn new(mut matches: ArgMatches) -> Invocation {
         let mut words = Vec::new();
         let lab = matches.subcommand_matches("lab").cloned();
+        let bench = matches.subcommand_matches("bench").cloned();
         while let Some((word, inner)) = matches.remove_subcommand() {
             words.push(word);
             matches = inner;
@@ -119,6 +128,7 @@ impl Invocation {
         Invocation {
             name: words.join(" "),
             lab,
+            bench,
             netns: text(NETNS),
             config: text(CONFIG).map(PathBuf::from),
             output: if matches.get_flag(JSON) { Output::Json } else { Output::Text },

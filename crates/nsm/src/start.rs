@@ -52,6 +52,10 @@ fn start(asked: &Invocation, programs: &[Program]) -> Result<ExitCode> {
         let command = command.map_err(|problem| Error::internal("`nsm lab`", problem.to_string()))?;
         return nsm_lab::cli(command).map(|held| if held { Exit::Ok } else { Exit::Failed }.into());
     }
+    if let Some(command) = asked.bench() {
+        let command = command.map_err(|problem| Error::internal("`nsm bench`", problem.to_string()))?;
+        return nsm_bench::cli(command).map(|()| Exit::Ok.into());
+    }
     let done = match asked.name.as_str() {
         "completion" => completion(asked, programs),
         "version" => version(asked.output),

@@ -1,0 +1,70 @@
+//! The command `nsm bench ...`: what it takes and what it prints.
+
+use crate::{
+    row::{json, table},
+    setup, wire,
+};
+use clap::{Args, Subcommand};
+use nsm_api::{Error, Kind, Result};
+use std::io::{ErrorKind, Write};
+
+/// What `nsm bench` can measure.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BenchCommand {
+    /// What a vWire carries, beside a bare kernel device: throughput, packet rate, round trip.
+    Wire(WireArgs),
+    /// From Request to first packet: one at a time, many at once, memory, and where the time goes.
+    Setup(SetupArgs),
+}
+
+/// Arguments of `bench wire`.
+#[derive(Clone, Debug, Args)]
+pub struct WireArgs {
+    /// One line of JSON instead of the table.
+    #[arg(long)]
+    pub json: bool,
+    /// Length of one measurement, seconds.
+    #[arg(long, value_name = "S", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub seconds: u64,
+    /// Measurements of each figure, on each side; the median counts.
+    #[arg(long, value_name = "N", default_value = "9", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+}
+
+/// Arguments of `bench setup`.
+#[derive(Clone, Debug, Args)]
+pub struct SetupArgs {
+    /// One line of JSON instead of the table.
+    #[arg(long)]
+    pub json: bool,
+    /// Clients that ask at the same moment.
+    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..=900))]
+    pub clients: u32,
+    /// Connections made one after the other, of each kind.
+    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub samples: u32,
+    /// vWires that one node holds at the same time.
+    #[arg(long, value_name = "N", default_value = "500", value_parser = clap::value_parser!(u32).range(1..=900))]
+    pub wires: u32,
+}
+
+/// Measures what was asked and prints it. Call it while the process has one thread and no async runtime: without root
+/// it enters namespaces of its own, which the kernel allows only then.
+pub fn cli(command: BenchCommand) -> Result<()> {
+    let (rows, as_json) = match command {
+        BenchCommand::Wire(args) => (wire::run(&args)?, args.json),
+        BenchCommand::Setup(args) => (setup::run(&args)?, args.json),
+    };
+    say(&if as_json { json(&rows) } else { table(&rows) })
+}
+
+/// Prints text and a line end. A reader that has seen enough is no error.
+fn say(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(problem) if problem.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::new(Kind::Kernel, "standard output", problem.to_string(), "check where the output goes"))
+        }
+        _ => Ok(()),
+    }
+}
