@@ -1,9 +1,9 @@
-//! How a server ends: everybody hears of it, everybody is waited for, and not for ever.
+//! How a server ends: everybody hears of it, everybody is waited for, and not for ever. And how much it works at once.
 
-use crate::limits::DRAIN_TIMEOUT;
-use std::convert::Infallible;
+use crate::limits::{DRAIN_TIMEOUT, MAX_CALLS_AT_WORK};
+use std::{convert::Infallible, sync::Arc};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::timeout,
 };
 
@@ -18,7 +18,14 @@ enum Phase {
 #[derive(Clone)]
 pub(crate) struct Drain {
     phase: watch::Receiver<Phase>,
+    room: Arc<Semaphore>,
     _alive: mpsc::Sender<Infallible>,
+}
+
+/// The right to work. While it lives, so does the server.
+pub(crate) struct Permit {
+    _room: OwnedSemaphorePermit,
+    _drain: Drain,
 }
 
 impl Drain {
@@ -29,6 +36,11 @@ impl Drain {
     /// Returns when those who are left are waited for no longer.
     pub(crate) async fn abandoned(&self) {
         self.reached(Phase::Abandoned).await;
+    }
+    /// `None` when too many calls are at work.
+    pub(crate) fn permit(&self) -> Option<Permit> {
+        let room = self.room.clone().try_acquire_owned().ok()?;
+        Some(Permit { _room: room, _drain: self.clone() })
     }
     async fn reached(&self, phase: Phase) {
         // An error means that the other end has gone, which is later still.
@@ -45,7 +57,8 @@ pub(crate) struct Drainer {
 pub(crate) fn drain() -> (Drainer, Drain) {
     let (phase, watcher) = watch::channel(Phase::Open);
     let (alive, gone) = mpsc::channel(1);
-    (Drainer { phase, gone }, Drain { phase: watcher, _alive: alive })
+    let room = Arc::new(Semaphore::new(MAX_CALLS_AT_WORK));
+    (Drainer { phase, gone }, Drain { phase: watcher, room, _alive: alive })
 }
 
 impl Drainer {

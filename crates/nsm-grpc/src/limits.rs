@@ -12,11 +12,13 @@ pub const MAX_STREAMS_PER_CONNECTION: u32 = 8192;
 pub const MAX_CONNECTIONS: usize = 1024;
 /// Targets with a connection kept open for the next call; the least recently used makes room.
 pub const MAX_POOLED_TARGETS: usize = 1024;
+/// Calls that work at once for one `serve`, counting those whose callers have left.
+pub const MAX_CALLS_AT_WORK: usize = 4096;
 /// Connections that the kernel queues before they are accepted.
 pub const LISTEN_BACKLOG: u32 = 1024;
 
 /// Files received on one connection and not claimed by a message yet; the oldest makes room.
-pub const MAX_UNCLAIMED_FILES: usize = 4096;
+pub const MAX_UNCLAIMED_FILES: usize = 1024;
 /// Files queued on one connection and not sent yet.
 pub const MAX_QUEUED_FILES: usize = 4096;
 /// Files in one `sendmsg`: what other implementations have room for in one read.

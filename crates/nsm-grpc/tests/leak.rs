@@ -1,4 +1,5 @@
 //! Alone in its process, so that open files can be counted.
+#![allow(clippy::unwrap_used)]
 
 #[path = "edge/world.rs"]
 mod world;

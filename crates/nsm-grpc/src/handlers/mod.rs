@@ -9,7 +9,7 @@ mod registry;
 
 use crate::{
     drain::Drain,
-    limits::{FD_WAIT, MAX_MESSAGE_BYTES},
+    limits::{FD_WAIT, MAX_CALLS_AT_WORK, MAX_MESSAGE_BYTES},
     metadata,
     rpc::{
         endpoint_registry::network_service_endpoint_registry_server as endpoint_registry, health_service::health_server as health_service,
@@ -101,10 +101,10 @@ impl Call {
 
     /// Runs `work` to its end, whether or not the caller stays to hear of it.
     async fn finish<T: Send + 'static>(&self, drain: &Drain, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        let drain = drain.clone();
+        let permit = drain.permit().ok_or_else(too_busy)?;
         let work = async move {
             let result = work.await;
-            drop(drain);
+            drop(permit);
             result
         };
         let task = tokio::spawn(work.in_current_span());
@@ -127,6 +127,11 @@ impl Call {
 fn missing(key: InodeKey) -> Error {
     let reason = format!("a message names it, but it did not arrive within {FD_WAIT:?}");
     Error::new(Kind::NotFound, format!("descriptor {key}"), reason, "send the open file on the unix socket that carries the message")
+}
+
+fn too_busy() -> Error {
+    let reason = format!("{MAX_CALLS_AT_WORK} calls are at work already");
+    Error::new(Kind::Exhausted, "this process", reason, "ask again later")
 }
 
 fn too_late() -> Error {

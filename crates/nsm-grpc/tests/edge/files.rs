@@ -76,6 +76,19 @@ async fn two_hundred_requests_at_once_each_with_its_file() {
     bounded(join_all(calls)).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_requests_at_once_than_files_may_wait() {
+    let world = World::new().await;
+    let server = world.start(vec![world.unix("s")], Some(Fake::agreeable()), None).await;
+    let api = world.dialer().network_service(&server.addresses[0], &Files::default());
+    let calls = (0..nsm_grpc::limits::MAX_UNCLAIMED_FILES * 2).map(|number| {
+        let api = api.clone();
+        async move { api.request(request(&format!("c-{number}"), Some(file("x"))), within()).await }
+    });
+    let failed: Vec<_> = bounded(join_all(calls)).await.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{} failed, the first: {}", failed.len(), failed[0]);
+}
+
 #[tokio::test]
 async fn many_requests_at_once_about_one_file() {
     let world = World::new().await;

@@ -3,6 +3,7 @@
 use crate::world::*;
 use nsm_api::*;
 use nsm_grpc::{DialOptions, Dialer};
+use nsm_identity::Authority;
 use std::{
     os::unix::{fs::PermissionsExt, net::UnixListener},
     sync::{
@@ -70,6 +71,19 @@ async fn a_server_that_starts_later_is_waited_for() {
     assert!(!call.is_finished());
     let _server = world.start(vec![world.unix("s")], Some(Fake::agreeable()), None).await;
     bounded(call).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotating_certificates_fail_no_call() {
+    let life = Duration::from_secs(2);
+    let world = World::with(Authority::new("example.org").unwrap().with_svid_life(life)).await;
+    let server = world.start(vec![world.unix("s")], Some(Fake::agreeable()), None).await;
+    let begun = Instant::now();
+    while begun.elapsed() < life * 2 {
+        // A new dialer shakes hands anew.
+        let api = world.dialer().network_service(&server.addresses[0], &Files::default());
+        bounded(api.request(request("a", None), within())).await.unwrap();
+    }
 }
 
 #[tokio::test]

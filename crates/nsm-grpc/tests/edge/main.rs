@@ -1,4 +1,5 @@
 //! The edge over real sockets, with real TLS.
+#![allow(clippy::unwrap_used)]
 
 mod calls;
 mod files;

@@ -1,5 +1,5 @@
 //! An authority, two identities, servers and dialers in a temporary directory; and fakes of the two traits.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, missing_docs)]
 
 use async_trait::async_trait;
 use futures::{StreamExt, future::BoxFuture, stream};
@@ -35,9 +35,12 @@ pub struct World {
 
 impl World {
     pub async fn new() -> World {
+        World::with(Authority::new("example.org").unwrap()).await
+    }
+
+    pub async fn with(authority: Authority) -> World {
         install_crypto_provider();
         let dir = tempfile::tempdir().unwrap();
-        let authority = Authority::new("example.org").unwrap();
         let socket = |name: &str| {
             let id = authority.id(&["workload", name]).unwrap();
             WorkloadSocket::new(dir.path().join(format!("{name}.id")), Identity::Fixed(id))
