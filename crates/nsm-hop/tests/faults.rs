@@ -4,6 +4,8 @@
 //! The fault points are counted, not listed: each call to the outside (discovery, Request, Close, observe, every
 //! single kernel change) is one, before its effect and after it. Invariants I2, I3, I8, I13; faults B9, G1..G3, G6.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use async_trait::async_trait;
 use nsm_api::*;
 use nsm_hop::{
@@ -11,10 +13,10 @@ use nsm_hop::{
     kernel::*,
     reserve::Ipam,
     role::*,
+    testing::{FakeKernel, Fault, FaultPlan, When},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -22,93 +24,25 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// A fault fires on the n-th call to the outside, before or after the call has taken effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Fault {
-    at: usize,
-    after_effect: bool,
-}
-
-/// What a hop can change outside itself: its own kernel, and the connections that next hops hold.
-#[derive(Default)]
-struct State {
-    kernel: BTreeMap<ConnectionId, Wires>,
-    held: BTreeMap<(String, ConnectionId), Connection>,
-    calls: usize,
-    faults: Vec<Fault>,
-}
-
+/// What a hop can change outside itself: its own kernel, and the connections that next hops hold. One plan counts
+/// the calls to both.
 #[derive(Clone, Default)]
-struct World(Arc<Mutex<State>>);
+struct World {
+    faults: FaultPlan,
+    kernel: FakeKernel,
+    held: Arc<Mutex<BTreeMap<(String, ConnectionId), Connection>>>,
+}
 
 impl World {
-    fn set_faults(&self, faults: &[Fault]) {
-        let mut state = self.0.lock().unwrap();
-        state.calls = 0;
-        state.faults = faults.to_vec();
+    fn new() -> World {
+        let faults = FaultPlan::default();
+        World { kernel: FakeKernel::new(faults.clone()), faults, held: Arc::default() }
     }
-    fn calls(&self) -> usize {
-        self.0.lock().unwrap().calls
-    }
-    fn kernel_of(&self, id: &ConnectionId) -> Wires {
-        self.0.lock().unwrap().kernel.get(id).cloned().unwrap_or_default()
+    fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, ConnectionId), Connection>> {
+        self.held.lock().unwrap()
     }
     fn empty(&self) -> bool {
-        let state = self.0.lock().unwrap();
-        state.kernel.values().all(BTreeSet::is_empty) && state.held.is_empty()
-    }
-    /// One call to the outside: two places where the caller may vanish, two where it may fail.
-    async fn act<T>(&self, kind: Kind, effect: impl FnOnce(&mut State) -> T) -> Result<T> {
-        tokio::task::yield_now().await;
-        let result = {
-            let mut state = self.0.lock().unwrap();
-            state.calls += 1;
-            let fault = state.faults.iter().copied().find(|fault| fault.at == state.calls);
-            match fault {
-                Some(Fault { after_effect: false, .. }) => Err(()),
-                Some(_) => {
-                    effect(&mut state);
-                    Err(())
-                }
-                None => Ok(effect(&mut state)),
-            }
-        };
-        tokio::task::yield_now().await;
-        result.map_err(|()| Error::new(kind, "the world", "a fault was injected", "nothing"))
-    }
-}
-
-#[async_trait]
-impl Kernel for World {
-    async fn observe(&self, owner: &Owner, _: &Wires) -> Result<Wires> {
-        self.act(Kind::Kernel, |state| state.kernel.get(&owner.connection).cloned().unwrap_or_default()).await
-    }
-    async fn apply(&self, owner: &Owner, ops: &[Op]) -> Result<()> {
-        for op in ops {
-            self.act(Kind::Kernel, |state| {
-                let wires = state.kernel.entry(owner.connection.clone()).or_default();
-                match op {
-                    Op::Add(wire) => {
-                        let has = |iface: &Iface| wires.iter().any(|wire| matches!(wire, Wire::Link(link) if link.ifaces().contains(&iface)));
-                        assert!(wire.needs().into_iter().all(has), "an object cannot be made before its link");
-                        wires.insert(wire.clone());
-                    }
-                    Op::Del(Wire::Link(link)) => {
-                        // What is on a link goes with it.
-                        wires.retain(|wire| *wire != Wire::Link(link.clone()) && !wire.needs().iter().any(|iface| link.ifaces().contains(iface)));
-                    }
-                    Op::Del(wire) => drop(wires.remove(wire)),
-                }
-            })
-            .await?;
-        }
-        Ok(())
-    }
-    async fn appeared(&self, _: &Iface) -> Result<()> {
-        std::future::pending().await
-    }
-    async fn underlay_mtu(&self, _: IpAddr) -> Result<u32> {
-        Ok(1500)
+        self.kernel.wires().is_empty() && self.held().is_empty()
     }
 }
 
@@ -124,16 +58,27 @@ impl NetworkServiceApi for NextHop {
         let mut connection = request.connection;
         let key = (self.name.clone(), connection.id.clone());
         connection.path.segments.truncate(connection.path.index as usize + 1);
-        let mut own = Segment::new(HopName::new(&self.name).unwrap(), ConnectionId::new(format!("{}-of-{}", self.name, connection.id)).unwrap());
+        let mut own =
+            Segment::new(HopName::new(&self.name).unwrap(), ConnectionId::new(format!("{}-of-{}", self.name, connection.id)).unwrap());
         own.expires = connection.path.segments[0].expires;
         connection.path.segments.push(own);
-        let held = connection.clone();
-        self.world.act(Kind::Unavailable, move |state| state.held.insert(key, held)).await?;
-        Ok(Answer { connection, files: Files::default() })
+        self.world
+            .faults
+            .act(|| {
+                self.world.held().insert(key, connection.clone());
+                Ok(Answer { connection, files: Files::default() })
+            })
+            .await
     }
     async fn close(&self, connection: Connection, _: Files, _: Caller) -> Result<()> {
         let key = (self.name.clone(), connection.id);
-        self.world.act(Kind::Unavailable, move |state| state.held.remove(&key)).await.map(drop)
+        self.world
+            .faults
+            .act(|| {
+                self.world.held().remove(&key);
+                Ok(())
+            })
+            .await
     }
     async fn monitor(&self, _: Selector, _: Caller) -> Result<Events> {
         Err(Error::internal("monitor", "not part of this test"))
@@ -156,8 +101,13 @@ impl Onward for TwoWays {
         if before.is_some_and(|sent| sent.candidate.target == Target::InProcess("two".into())) {
             ways.reverse();
         }
-        let way = |name: &str| Candidate { target: Target::InProcess(name.into()), socket: Files::default(), registered: None, payload: Payload::Unset };
-        self.0.act(Kind::NotFound, |_| Next::Hops(ways.into_iter().map(way).collect())).await
+        let way = |name: &str| Candidate {
+            target: Target::InProcess(name.into()),
+            socket: Files::default(),
+            registered: None,
+            payload: Payload::Unset,
+        };
+        self.0.faults.act(|| Ok(Next::Hops(ways.into_iter().map(way).collect()))).await
     }
     fn request(&self, draft: &Draft, _: &Candidate, _: Option<&Sent>) -> Result<Request> {
         Ok(Request { connection: draft.connection.clone(), preferences: vec![], files: Files::default() })
@@ -172,8 +122,11 @@ struct ThreeWires;
 
 impl Wiring for ThreeWires {
     fn wires(&self, draft: &Draft, _: Option<&Sent>) -> Result<WirePlan> {
-        let iface = |ino: u64, name: &str| Iface { netns: Netns { key: InodeKey { dev: 4, ino }, file: None }, name: IfName::new(name).unwrap() };
-        let (a, b) = (iface(1, "nsm-1"), iface(2, "peer"));
+        // Every client has a pod of its own; they share the endpoint's.
+        let pod = draft.connection.id.as_str().bytes().fold(10, |sum, byte| sum * 31 + u64::from(byte));
+        let iface =
+            |ino: u64, name: &str| Iface { netns: Netns { key: InodeKey { dev: 4, ino }, file: None }, name: IfName::new(name).unwrap() };
+        let (a, b) = (iface(pod, "nsm-1"), iface(2, &format!("peer-{}", pod % 1_000_000)));
         let address = draft.connection.context.ip_context.src_ip_addrs[0];
         let now = Wires::from([
             Wire::Link(Link::Veth { a: a.clone(), b }),
@@ -214,7 +167,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let (world, start) = (World::default(), SystemTime::now());
+        let (world, start) = (World::new(), SystemTime::now());
         let hop = Hop::new(Role {
             name: HopName::new("hop").unwrap(),
             standing: Standing::Server,
@@ -225,7 +178,7 @@ impl Bench {
             onward: Box::new(TwoWays(world.clone())),
             dial: Arc::new(world.clone()),
             wiring: Box::new(ThreeWires),
-            kernel: Arc::new(world.clone()),
+            kernel: Arc::new(world.kernel.clone()),
             generation: 1,
             timing: Timing::default(),
         });
@@ -250,12 +203,12 @@ impl Bench {
     }
     /// The faults are over; time passes.
     async fn calm(&self) {
-        self.world.set_faults(&[]);
+        self.world.faults.set([]);
         tokio::time::sleep(CALM).await;
     }
     /// Nothing anywhere, and the address can be had again.
     async fn assert_nothing(&self, why: &str) {
-        assert!(self.world.empty(), "{why}: {:?} {:?}", self.world.0.lock().unwrap().kernel, self.world.0.lock().unwrap().held.keys());
+        assert!(self.world.empty(), "{why}: {:?} {:?}", self.world.kernel.wires(), self.world.held());
         assert_eq!(self.hop.busy(), 0, "{why}: a task is left");
         assert!(self.hop.monitors().snapshot().is_empty(), "{why}: a monitor entry is left");
         let answer = self.request("probe").await.unwrap_or_else(|error| panic!("{why}: {error}"));
@@ -264,17 +217,17 @@ impl Bench {
     /// All wires, and exactly one next hop that holds exactly what is committed here.
     fn assert_whole(&self, client: &str, why: &str) {
         let id = ConnectionId::new(format!("hop-{client}")).unwrap();
-        assert_eq!(self.world.kernel_of(&id).len(), 3, "{why}: wires are missing");
-        let state = self.world.0.lock().unwrap();
-        let holders: Vec<&Connection> = state.held.iter().filter(|((_, held), _)| *held == id).map(|(_, connection)| connection).collect();
-        assert_eq!(holders.len(), 1, "{why}: held by {:?}", state.held.keys());
+        assert_eq!(self.world.kernel.wires().len(), 3, "{why}: wires are missing");
+        let held = self.world.held();
+        let holders: Vec<&Connection> = held.iter().filter(|((_, held), _)| *held == id).map(|(_, connection)| connection).collect();
+        assert_eq!(holders.len(), 1, "{why}: held by {:?}", held.keys());
         let ours = &self.hop.monitors().snapshot()[0];
         assert_eq!(holders[0].context, ours.context, "{why}: the next hop holds something else");
     }
 }
 
 fn faults(calls: usize) -> impl Iterator<Item = Fault> + Clone {
-    (1..=calls).flat_map(|at| [false, true].map(|after_effect| Fault { at, after_effect }))
+    (1..=calls).flat_map(|at| [When::Before, When::After].map(|when| Fault { at, when }))
 }
 
 /// No fault, each fault, each pair of faults.
@@ -293,7 +246,7 @@ async fn a_first_request_under_faults_is_whole_or_nothing() {
     let mut refused = 0;
     for set in fault_sets(MOST_CALLS) {
         let bench = Bench::new();
-        bench.world.set_faults(&set);
+        bench.world.faults.set(set.clone());
         let result = bench.request("c").await;
         bench.calm().await;
         match result {
@@ -316,7 +269,7 @@ async fn a_refresh_under_faults_keeps_the_connection_whole() {
         // The refresh changes something, so that a half-done one shows.
         let mut changed = answer.connection.clone();
         changed.context.extra_context.insert("refresh".into(), "1".into());
-        bench.world.set_faults(&set);
+        bench.world.faults.set(set.clone());
         let result = bench.again(changed).await;
         bench.calm().await;
         bench.assert_whole("c", &format!("{set:?} {:?}", result.is_ok()));
@@ -330,7 +283,7 @@ async fn a_close_under_faults_leaves_nothing() {
     for set in fault_sets(8) {
         let bench = Bench::new();
         let answer = bench.request("c").await.unwrap();
-        bench.world.set_faults(&set);
+        bench.world.faults.set(set.clone());
         let _ = bench.close(answer.connection).await;
         bench.calm().await;
         bench.assert_nothing(&format!("{set:?}")).await;
@@ -400,10 +353,10 @@ async fn a_request_sent_many_times_is_one_connection() {
 async fn a_full_pool_refuses_and_recovers() {
     let bench = Bench::new();
     let first = bench.request("a").await.unwrap();
-    let calls = bench.world.calls();
+    let calls = bench.world.faults.calls();
     let error = bench.request("b").await.unwrap_err();
     assert_eq!((error.kind, error.hop.as_str()), (Kind::Exhausted, "hop"));
-    assert_eq!(bench.world.calls(), calls, "nothing outside was touched");
+    assert_eq!(bench.world.faults.calls(), calls, "nothing outside was touched");
     bench.close(first.connection).await.unwrap();
     bench.request("b").await.unwrap();
 }
@@ -413,7 +366,9 @@ async fn a_full_pool_refuses_and_recovers() {
 async fn what_somebody_removed_is_repaired() {
     let bench = Bench::new();
     bench.request("c").await.unwrap();
-    bench.world.0.lock().unwrap().kernel.clear();
+    let Some(Wire::Link(link)) = bench.world.kernel.wires().first().cloned() else { panic!("a link comes first") };
+    bench.world.kernel.delete_link(link.ifaces()[0]);
+    assert!(bench.world.kernel.wires().is_empty());
     tokio::time::sleep(Timing::default().repair_every + Duration::from_secs(1)).await;
     bench.assert_whole("c", "after the repair");
 }
@@ -440,8 +395,10 @@ async fn random_runs_end_clean() {
         };
         let bench = Bench::new();
         for _ in 0..12 {
-            let set: Vec<Fault> = (0..random(4)).map(|_| Fault { at: 1 + random(12) as usize, after_effect: random(2) == 1 }).collect();
-            bench.world.set_faults(&set);
+            let set: Vec<Fault> = (0..random(4))
+                .map(|_| Fault { at: 1 + random(12) as usize, when: if random(2) == 1 { When::After } else { When::Before } })
+                .collect();
+            bench.world.faults.set(set.clone());
             let client = format!("c{}", random(3));
             let polls = if random(4) == 0 { 1 + random(12) as usize } else { usize::MAX };
             if random(3) == 0 {
@@ -465,7 +422,7 @@ async fn a_refusal_has_already_undone_everything() {
     for fault in faults(MOST_CALLS) {
         let bench = Bench::new();
         // Both ways fail at the first of them or later; every call after the fault's works.
-        bench.world.set_faults(&[fault]);
+        bench.world.faults.set([fault]);
         if bench.request("c").await.is_err() {
             assert!(bench.world.empty(), "{fault:?}");
         }
@@ -477,9 +434,9 @@ async fn a_refusal_has_already_undone_everything() {
 async fn an_address_is_not_reused_while_a_close_is_owed() {
     let bench = Bench::new();
     let answer = bench.request("a").await.unwrap();
-    let every = |from: usize| (from..200).map(|at| Fault { at, after_effect: false }).collect::<Vec<_>>();
+    let every = |from: usize| (from..200).map(|at| Fault { at, when: When::Before }).collect::<Vec<_>>();
     // The kernel can be cleaned (observe, one removal), the next hop cannot be reached.
-    bench.world.set_faults(&every(3));
+    bench.world.faults.set(every(3));
     bench.close(answer.connection).await.unwrap_err();
     assert_eq!(bench.request("b").await.unwrap_err().kind, Kind::Exhausted);
     bench.calm().await;

@@ -58,6 +58,7 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let timeout = settings.duration("request-timeout");
     let stay = settings.choice("mode") == "stay";
     let urls: Vec<ServiceUrl> = settings.list("network-services");
+    let payload: Payload = settings.text::<String>("payload").as_str().into();
     if urls.is_empty() {
         settings.mistake("--network-services names no service");
     }
@@ -65,7 +66,10 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
 
     let process = Process::start(&common, &context).await?;
     let here = own_netns()?;
-    let requests: Vec<Request> = urls.iter().enumerate().map(|(i, url)| request(&name, i, url, &here)).collect::<Result<_>>()?;
+    let requests = urls.iter().enumerate().map(|(i, url)| request(&name, i, url, &here));
+    let mut requests: Vec<Request> =
+        requests.collect::<Result<_>>().map_err(|error| error.at(&name)).inspect_err(|error| context.notify.status(&error.to_string()))?;
+    requests.iter_mut().for_each(|request| request.connection.payload = payload.clone());
     let hop = hop(name, &process, manager, timeout, &context)?;
     let client = Client { hop, context, timeout };
     client.keep(requests, stay).await
