@@ -1,10 +1,10 @@
 //! The files of one unix socket connection: received and not claimed yet, queued and not sent yet.
 //!
 //! A file that arrives is filed under its device and inode. A message that names it takes it out, as often as it
-//! arrived: two calls about the same namespace each bring it. So a connection that lives long holds nothing for
-//! long, and a namespace can die. Moving the files is the business of `fd_stream`.
+//! arrived: two calls about the same namespace each bring it. What no message claims (its caller may have left) is
+//! dropped later. So a connection that lives long holds nothing for long, and a namespace can die. Moving the files is the business of `fd_stream`.
 
-use crate::limits::{MAX_FILES_PER_SEND, MAX_QUEUED_FILES, MAX_UNCLAIMED_FILES};
+use crate::limits::{MAX_FILES_PER_SEND, MAX_QUEUED_FILES, MAX_UNCLAIMED_FILES, UNCLAIMED_LIFE};
 use nsm_api::{Error, InodeKey, Kind, Result};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -38,8 +38,6 @@ struct Shared {
 struct State {
     queued: VecDeque<Arc<OwnedFd>>,
     unclaimed: BTreeMap<InodeKey, Unclaimed>,
-    /// Numbers arrivals, so that the oldest can make room.
-    arrivals: u64,
     closed: bool,
 }
 
@@ -47,7 +45,8 @@ struct Unclaimed {
     file: Arc<OwnedFd>,
     /// How many messages may still take it.
     times: u32,
-    first: u64,
+    /// When it came last.
+    since: Instant,
 }
 
 impl Descriptors {
@@ -98,9 +97,11 @@ impl Descriptors {
     /// Files received over the connection. One of a kind nobody can stat is dropped, that is, closed.
     pub(crate) fn arrived(&self, files: impl Iterator<Item = OwnedFd>) {
         let mut state = self.lock();
+        let now = Instant::now();
+        state.unclaimed.retain(|_, file| now.duration_since(file.since) < UNCLAIMED_LIFE);
         for file in files {
             if let Ok(key) = inode_key(&file) {
-                state.insert(key, file);
+                state.insert(key, file, now);
             }
         }
         drop(state);
@@ -143,18 +144,18 @@ impl Descriptors {
 }
 
 impl State {
-    fn insert(&mut self, key: InodeKey, file: OwnedFd) {
-        self.arrivals += 1;
+    fn insert(&mut self, key: InodeKey, file: OwnedFd, now: Instant) {
         if let Some(known) = self.unclaimed.get_mut(&key) {
             known.times = known.times.saturating_add(1);
+            known.since = now;
             return;
         }
         if self.unclaimed.len() >= MAX_UNCLAIMED_FILES {
-            let oldest = self.unclaimed.iter().min_by_key(|(_, file)| file.first).map(|(key, _)| *key);
+            let oldest = self.unclaimed.iter().min_by_key(|(_, file)| file.since).map(|(key, _)| *key);
             tracing::warn!(?oldest, "too many files came that no message named, dropping the oldest");
             oldest.and_then(|key| self.unclaimed.remove(&key));
         }
-        self.unclaimed.insert(key, Unclaimed { file: Arc::new(file), times: 1, first: self.arrivals });
+        self.unclaimed.insert(key, Unclaimed { file: Arc::new(file), times: 1, since: now });
     }
 
     fn claim(&mut self, key: InodeKey) -> Option<Arc<OwnedFd>> {

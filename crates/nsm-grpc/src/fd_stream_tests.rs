@@ -1,7 +1,10 @@
 //! Bytes and files through a real socket pair.
 
 use super::*;
-use crate::{descriptors::inode_key, limits::MAX_QUEUED_FILES};
+use crate::{
+    descriptors::inode_key,
+    limits::{MAX_QUEUED_FILES, UNCLAIMED_LIFE},
+};
 use nsm_api::{InodeKey, Kind};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -158,6 +161,17 @@ async fn a_file_can_be_taken_as_often_as_it_came() {
     bounded(reader.read_exact(&mut [0; 1])).await.unwrap();
     reader.files().forget(key);
     assert_eq!(reader.files().unclaimed(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_claims_is_dropped_when_more_comes() {
+    let files = Descriptors::default();
+    let [(old, first), (new, second)] = [file(), file()];
+    files.arrived([first].into_iter().filter_map(Arc::into_inner));
+    tokio::time::advance(UNCLAIMED_LIFE).await;
+    files.arrived([second].into_iter().filter_map(Arc::into_inner));
+    assert!(files.take(old, Instant::now()).await.is_none());
+    assert!(files.take(new, Instant::now()).await.is_some());
 }
 
 #[tokio::test]

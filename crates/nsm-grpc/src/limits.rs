@@ -19,6 +19,8 @@ pub const LISTEN_BACKLOG: u32 = 1024;
 
 /// Files received on one connection and not claimed by a message yet; the oldest makes room.
 pub const MAX_UNCLAIMED_FILES: usize = 1024;
+/// How long a received file waits to be claimed, at most until the next files come after that time.
+pub const UNCLAIMED_LIFE: Duration = Duration::from_secs(30);
 /// Files queued on one connection and not sent yet.
 pub const MAX_QUEUED_FILES: usize = 4096;
 /// Files in one `sendmsg`: what other implementations have room for in one read.
