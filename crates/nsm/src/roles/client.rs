@@ -32,6 +32,7 @@ pub const OPTIONS: &[Opt] = &[
     Opt::new("name", "NSM_NAME", "nsc", Shape::Text, "Name of this process in paths; its connections are called NAME-0, NAME-1, ..."),
     Opt::new("request-timeout", "NSM_REQUEST_TIMEOUT", "15s", Shape::Duration, "Longest wait for one try"),
     Opt::new("network-services", "NSM_NETWORK_SERVICES", "", Shape::Services, "What to ask for: kernel://SERVICE/INTERFACE?LABEL=VALUE"),
+    Opt::new("payload", "", "", Shape::Text, "Insist on this payload, IP or ETHERNET; empty: whatever the service carries"),
     Opt::new(
         "mode",
         "NSM_MODE",
