@@ -94,20 +94,25 @@ async fn work_goes_on_when_its_caller_vanishes() {
     let fake = Fake::new(move |request: Request, _| {
         let (begun, done, gate) = (begun.clone(), done.clone(), gate.clone());
         async move {
-            begun.send(()).await.unwrap();
-            gate.notified().await;
-            done.send(()).await.unwrap();
+            if request.connection.id.as_str() == "a" {
+                begun.send(()).await.unwrap();
+                gate.notified().await;
+                done.send(()).await.unwrap();
+            }
             Ok(Answer { connection: request.connection, files: Files::default() })
         }
     });
     let server = world.start(vec![world.unix("s")], Some(fake), None).await;
-    let dialer = world.dialer();
-    let api = dialer.network_service(&server.addresses[0], &Files::default());
-    let call = tokio::spawn(async move { api.request(request("a", None), within()).await });
+    let api = world.dialer().network_service(&server.addresses[0], &Files::default());
+    let leaving = api.clone();
+    let call = tokio::spawn(async move { leaving.request(request("a", None), within()).await });
     bounded(began.recv()).await.unwrap();
     call.abort();
     assert!(bounded(call).await.unwrap_err().is_cancelled());
-    drop(dialer);
+    // Answers come in order of what the connection carried: with these the server knows that the caller has left.
+    for _ in 0..3 {
+        bounded(api.request(request("b", None), within())).await.unwrap();
+    }
     go.notify_one();
     bounded(ended.recv()).await.unwrap();
     server.stop().await;
