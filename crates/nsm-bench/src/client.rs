@@ -17,6 +17,8 @@ pub(crate) const CALL_BOUND: Duration = Duration::from_secs(30);
 const PACKET_BOUND: Duration = Duration::from_secs(5);
 /// How long one echo is waited for before the next is sent.
 const ECHO_PATIENCE: Duration = Duration::from_millis(100);
+/// Pause before a Close that was not done everywhere is asked for again.
+const CLOSE_AGAIN: Duration = Duration::from_millis(50);
 /// The interface that every client asks for.
 const INTERFACE: &str = "nsm-1";
 
@@ -98,8 +100,18 @@ impl Connected {
         let request = Request { connection: self.connection.clone(), preferences, files: self.files.clone() };
         self.client.api.request(request, Caller::within(CALL_BOUND)).await.map(|_| ())
     }
-    /// Ends it.
-    pub(crate) async fn close(self) -> Result<()> {
-        self.client.api.close(self.connection, self.files, Caller::within(CALL_BOUND)).await
+    /// Ends it; asks again when the mesh says that it is not done everywhere yet. Answers how often it had to.
+    pub(crate) async fn close(self) -> Result<u32> {
+        let begun = Instant::now();
+        let mut repeats = 0;
+        loop {
+            let closed = self.client.api.close(self.connection.clone(), self.files.clone(), Caller::within(CALL_BOUND)).await;
+            match closed {
+                Ok(()) => return Ok(repeats),
+                Err(error) if error.retryable() && begun.elapsed() < CALL_BOUND => repeats += 1,
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(CLOSE_AGAIN).await;
+        }
     }
 }

@@ -8,11 +8,7 @@ use crate::{
     row::Row,
     stats::{median, ms, percentile},
 };
-use futures::{
-    StreamExt, TryStreamExt,
-    future::{join_all, try_join_all},
-    stream,
-};
+use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use nsm_api::{Error, Result};
 use nsm_identity::Source;
 use nsm_lab::{Inside, inside};
@@ -170,7 +166,7 @@ async fn fill(lab: &mut Inside, mesh: &Mesh, count: u32) -> Result<Vec<Row>> {
     let full = Memory::of(lab)?;
     lab.step(&format!("{count} vWires on a node: tearing down"));
     let begun = Instant::now();
-    join_all(connected.into_iter().map(Connected::close)).await.into_iter().collect::<Result<()>>()?;
+    let repeats = try_join_all(connected.into_iter().map(Connected::close)).await?;
     let down = begun.elapsed().as_secs_f64();
     let after = Memory::of(lab)?;
     let holds = Row::alone("vWires on a node, all probed", "vWires", answered as f64);
@@ -180,6 +176,7 @@ async fn fill(lab: &mut Inside, mesh: &Mesh, count: u32) -> Result<Vec<Row>> {
         Row::alone(format!("{count} vWires: set up"), "s", up).at_most(f64::from(count) / RATE_BAR),
         Row::alone(format!("{count} vWires: each probed once"), "s", probed),
         if count == WIRES_BAR { closed.at_most(TEARDOWN_BAR) } else { closed },
+        Row::alone(format!("{count} vWires: Closes asked for again"), "calls", f64::from(repeats.iter().sum::<u32>())),
     ];
     rows.extend(memory(count, [&before, &full, &after]));
     Ok(rows)
@@ -211,15 +208,17 @@ fn resident(lab: &mut Inside, process: &str) -> Result<f64> {
 }
 
 fn memory(count: u32, [before, full, after]: [&Memory; 3]) -> Vec<Row> {
-    let mut rows = vec![];
-    let processes: [(&str, fn(&Memory) -> f64, [f64; 2]); 2] =
-        [("manager", |memory| memory.manager, MANAGER_BARS), ("forwarder", |memory| memory.forwarder, FORWARDER_BARS)];
-    for (name, of, [idle, each]) in processes {
-        let growth = (of(full) - of(before)) / f64::from(count);
-        rows.push(Row::alone(format!("memory: {name} without connections"), "KiB", of(before)).at_most(idle));
-        rows.push(Row::alone(format!("memory: {name}, each of {count} connections"), "KiB", growth).at_most(each));
-        rows.push(Row::alone(format!("memory: {name} after all were closed"), "KiB", of(after)));
-    }
+    let column = |of: fn(&Memory) -> f64| [before, full, after].map(of);
+    let mut rows = process("manager", count, column(|memory| memory.manager), MANAGER_BARS);
+    rows.extend(process("forwarder", count, column(|memory| memory.forwarder), FORWARDER_BARS));
     rows.push(Row::alone("memory: client with one connection", "KiB", before.client).at_most(CLIENT_BAR));
     rows
+}
+
+fn process(name: &str, count: u32, [before, full, after]: [f64; 3], [idle, each]: [f64; 2]) -> Vec<Row> {
+    vec![
+        Row::alone(format!("memory: {name} without connections"), "KiB", before).at_most(idle),
+        Row::alone(format!("memory: {name}, each of {count} connections"), "KiB", (full - before) / f64::from(count)).at_most(each),
+        Row::alone(format!("memory: {name} after all were closed"), "KiB", after),
+    ]
 }
