@@ -93,6 +93,7 @@ fn run(program: &Program, asked: &Invocation) -> Result<Exit> {
     let mut settings = Settings::load(program.name, program.options, &asked.matches, asked.config.as_deref());
     let telemetry = start_log(program, &mut settings)?;
     nsm_identity::install_crypto_provider();
+    raise_file_limit();
     let workers = available_parallelism().map_or(1, |cores| cores.get().min(MAX_WORKERS));
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(workers).enable_all().build();
@@ -106,6 +107,13 @@ fn run(program: &Program, asked: &Invocation) -> Result<Exit> {
 fn enter(name: &str) -> Result<()> {
     let netns = if name.contains('/') { nsm_linux::netns::open(name) } else { nsm_linux::netns::open_named(name) };
     nsm_linux::netns::enter_forever(&netns?)
+}
+
+/// Every vWire is a few open files, and a full table loses those that arrive. What cannot be had is done without.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 fn start_log(program: &Program, settings: &mut Settings) -> Result<Telemetry> {
