@@ -16,6 +16,7 @@ pub mod netns;
 mod nl;
 pub mod probe;
 mod snapshot;
+pub mod sniff;
 #[allow(unsafe_code)]
 mod sys;
 mod uapi;

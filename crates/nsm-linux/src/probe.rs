@@ -276,7 +276,8 @@ pub async fn udp_exchange(netns: &Netns, to: SocketAddr, payload: &[u8], patienc
     }
 }
 
-async fn udp_socket(netns: &Netns, address: SocketAddr) -> Result<UdpSocket> {
+/// A UDP socket inside a namespace.
+pub async fn udp_socket(netns: &Netns, address: SocketAddr) -> Result<UdpSocket> {
     let opened = netns::run_in(netns, move || std::net::UdpSocket::bind(address)).await?;
     let socket = opened.map_err(|error| socket_error(&format!("bind UDP {address}"), &error))?;
     socket.set_nonblocking(true).and_then(|()| UdpSocket::from_std(socket)).map_err(|error| socket_error("drive a UDP socket", &error))

@@ -32,6 +32,28 @@ fn last_errno() -> Errno {
     Errno::from_raw_os_error(code)
 }
 
+/// Takes the next frame off a packet socket: how much of it is in `buffer`, and the index of the interface it passed.
+pub(crate) fn receive_frame(fd: impl AsFd, buffer: &mut [u8]) -> Result<(usize, u32), Errno> {
+    // SAFETY: all-zero bytes are a valid sockaddr_ll: integers only.
+    let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    let (start, room) = (buffer.as_mut_ptr().cast(), buffer.len());
+    // SAFETY: both pointers come with the length of what they point to, and both live until the call returns.
+    let read = unsafe { libc::recvfrom(fd.as_fd().as_raw_fd(), start, room, 0, (&raw mut from).cast(), &raw mut length) };
+    if read < 0 { Err(last_errno()) } else { Ok((read as usize, from.sll_ifindex as u32)) }
+}
+
+/// How many frames did not fit into the queue of a packet socket since the last call.
+pub(crate) fn frames_missed(fd: impl AsFd) -> Result<u32, Errno> {
+    // SAFETY: all-zero bytes are valid counters.
+    let mut counters: libc::tpacket_stats = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    let place = (&raw mut counters).cast();
+    // SAFETY: pointer and length describe the counters, which live until the call returns.
+    let result = unsafe { libc::getsockopt(fd.as_fd().as_raw_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS, place, &raw mut length) };
+    if result == 0 { Ok(counters.tp_drops) } else { Err(last_errno()) }
+}
+
 /// Puts a descriptor under the watch of the caller's runtime.
 pub(crate) fn watch(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is the same open descriptor for as long as it lives, and nothing takes it out before it is dropped.

@@ -159,3 +159,26 @@ fn features_are_tried_and_told() {
     assert!(found.iter().all(|feature| feature.present == feature.fix.is_empty()), "{found:#?}");
     println!("{found:#?}");
 }
+
+#[tokio::test]
+async fn marked_frames_are_seen_where_they_pass_and_nowhere_else() {
+    use nsm_linux::sniff::{Sniffer, payload};
+    let (a, b) = two_pods();
+    a.veth("beside", b.netns(), "beside").unwrap();
+    let mark = [0x5a; 16];
+    let sniffers = [&a, &b].map(|net| Sniffer::open(net.netns(), mark).unwrap());
+    let sender = probe::udp_socket(a.netns(), "10.0.0.1:0".parse().unwrap()).await.unwrap();
+    let receiver = probe::udp_socket(b.netns(), "10.0.0.2:0".parse().unwrap()).await.unwrap();
+    let mut buffer = [0; 64];
+    for number in 0..3 {
+        sender.send_to(&payload(&mark, number), receiver.local_addr().unwrap()).await.unwrap();
+        let got = tokio::time::timeout(Duration::from_secs(2), receiver.recv(&mut buffer)).await.unwrap().unwrap();
+        assert_eq!(&buffer[..got], payload(&mark, number));
+    }
+    for (net, sniffer, dev) in [(&a, &sniffers[0], "left"), (&b, &sniffers[1], "right")] {
+        let index = net.link_named(dev).unwrap().unwrap().index;
+        let seen: Vec<_> = sniffer.sightings().unwrap().into_iter().map(|sighting| (sighting.interface, sighting.number)).collect();
+        assert_eq!(seen, [(index, 0), (index, 1), (index, 2)], "{dev}");
+        assert!(sniffer.sightings().unwrap().is_empty(), "each is told once");
+    }
+}
