@@ -36,6 +36,8 @@ pub enum Role {
     Identity,
     /// Services and endpoints.
     Registry,
+    /// Manager and forwarder of one node in one process.
+    Node,
     /// One per node.
     Manager,
     /// One per node.
@@ -54,6 +56,7 @@ impl Role {
         match self {
             Role::Identity => "identity",
             Role::Registry => "registry",
+            Role::Node => "node",
             Role::Manager => "manager",
             Role::Forwarder => "forwarder",
             Role::Endpoint => "endpoint",
@@ -188,8 +191,10 @@ pub fn plan(lab: &Lab, files: &Files) -> Plan {
     let namespaces = std::iter::once(FABRIC).chain(places).map(|place| lab.namespace(place)).collect();
     let cables = (0..lab.nodes.len()).map(|number| uplink(lab, number)).chain(lab.hosts.iter().map(|host| cord(lab, host))).collect();
     let mut processes = vec![registry(lab)];
-    processes.extend(lab.nodes.iter().enumerate().map(|(number, node)| manager(lab, files, node, number)));
-    processes.extend(lab.nodes.iter().enumerate().map(|(number, node)| forwarder(lab, files, node, number)));
+    let (whole, split): (Vec<_>, Vec<_>) = lab.nodes.iter().enumerate().partition(|(_, node)| node.combined);
+    processes.extend(whole.into_iter().map(|(number, node)| combined(lab, files, node, number)));
+    processes.extend(split.iter().map(|(number, node)| manager(lab, files, node, *number)));
+    processes.extend(split.iter().map(|(number, node)| forwarder(lab, files, node, *number)));
     processes.extend(lab.endpoints.iter().map(|spec| endpoint(lab, files, spec)));
     processes.extend(lab.clients.iter().map(|spec| client(lab, files, spec)));
     for process in &mut processes {
@@ -245,13 +250,34 @@ fn registry(lab: &Lab) -> Spec {
     spec(Role::Registry, "registry", lab.namespace(FABRIC), Args::new(&["registry"]).with("--listen-on", registry_url()))
 }
 
-fn manager(lab: &Lab, files: &Files, node: &Node, number: usize) -> Spec {
-    let name = format!("{}-manager", node.name);
-    let listen = format!("{},tcp://{}:{MANAGER_PORT}", unix(&files.manager(&node.name)), node_address(number).addr());
-    let args = Args::new(&["manager"]).with("--name", &*name).with("--listen-on", listen).with("--registry-url", registry_url());
-    let mut spec = spec(Role::Manager, name, lab.namespace(&node.name), args);
+/// A process of a node, which knows the node's name and how long its tokens live.
+fn of_node(role: Role, name: String, lab: &Lab, node: &Node, args: Args) -> Spec {
+    let args = args.with_some("--max-token-lifetime", node.lifetime.clone().unwrap_or_default());
+    let mut spec = spec(role, name, lab.namespace(&node.name), args);
     spec.env.insert("NODE_NAME".to_owned(), node.name.clone());
     spec
+}
+
+/// Manager and forwarder in one process; its hops are called NODE-manager and NODE-forwarder as those of two processes.
+fn combined(lab: &Lab, files: &Files, node: &Node, number: usize) -> Spec {
+    let args = Args::new(&["node"])
+        .with("--name", &*node.name)
+        .with("--listen-on", manager_listens(files, node, number))
+        .with("--registry-url", registry_url())
+        .with("--tunnel-ip", node_address(number).addr().to_string())
+        .with("--authority", "false");
+    of_node(Role::Node, node.name.clone(), lab, node, args)
+}
+
+fn manager_listens(files: &Files, node: &Node, number: usize) -> String {
+    format!("{},tcp://{}:{MANAGER_PORT}", unix(&files.manager(&node.name)), node_address(number).addr())
+}
+
+fn manager(lab: &Lab, files: &Files, node: &Node, number: usize) -> Spec {
+    let name = format!("{}-manager", node.name);
+    let listen = manager_listens(files, node, number);
+    let args = Args::new(&["manager"]).with("--name", &*name).with("--listen-on", listen).with("--registry-url", registry_url());
+    of_node(Role::Manager, name, lab, node, args)
 }
 
 fn forwarder(lab: &Lab, files: &Files, node: &Node, number: usize) -> Spec {
@@ -261,9 +287,7 @@ fn forwarder(lab: &Lab, files: &Files, node: &Node, number: usize) -> Spec {
         .with("--connect-to", unix(&files.manager(&node.name)))
         .with("--listen-on", unix(&files.forwarder(&node.name)))
         .with("--tunnel-ip", node_address(number).addr().to_string());
-    let mut spec = spec(Role::Forwarder, name, lab.namespace(&node.name), args);
-    spec.env.insert("NODE_NAME".to_owned(), node.name.clone());
-    spec
+    of_node(Role::Forwarder, name, lab, node, args)
 }
 
 fn endpoint(lab: &Lab, files: &Files, endpoint: &Endpoint) -> Spec {
@@ -295,7 +319,9 @@ fn client(lab: &Lab, files: &Files, client: &Client) -> Spec {
         .with("--connect-to", unix(&manager))
         .with("--network-services", client.services.join(","))
         .with("--mode", "stay")
-        .with("--request-timeout", REQUEST_TIMEOUT);
+        .with("--request-timeout", REQUEST_TIMEOUT)
+        .with_some("--payload", client.payload.unwrap_or_default().to_owned())
+        .with_some("--max-token-lifetime", client.lifetime.clone().unwrap_or_default());
     let mut spec = spec(Role::Client, &*client.name, lab.namespace(&client.name), args);
     spec.env = client.env.clone();
     spec.refused = client.expect_refusal;
@@ -348,7 +374,11 @@ spec:
 ";
 
     fn planned() -> Plan {
-        let (lab, _) = crate::read(TEXT).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+        planned_from(TEXT)
+    }
+
+    fn planned_from(text: &str) -> Plan {
+        let (lab, _) = crate::read(text).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
         plan(&lab, &Files::new("/d"))
     }
 
@@ -381,6 +411,25 @@ spec:
         assert!(line(&plan, "client").contains("--network-services kernel://a/nsm-1?app=foo,kernel://b/nsm-2 --mode stay"));
         assert!(line(&plan, "lost").contains("--connect-to unix:///d/missing.sock"));
         assert!(line(&plan, "identity").contains("--trust-domain lab.nsm --workload registry=/d/w/registry"));
+    }
+
+    #[test]
+    fn a_combined_node_is_one_process_and_lifetimes_reach_every_process() {
+        let text = TEXT
+            .replace("{name: west}", "{name: west, combined: true, lifetime: 3s}")
+            .replace("{name: east}", "{name: east, lifetime: 4s}")
+            .replace("{name: client,", "{name: client, lifetime: 5s, payload: ETHERNET,");
+        let plan = planned_from(&text);
+        assert_eq!(
+            line(&plan, "west"),
+            "node --name west --listen-on unix:///d/west.sock,tcp://10.231.0.12:5001 --registry-url tcp://10.231.0.1:5002 \
+             --tunnel-ip 10.231.0.12 --authority false --max-token-lifetime 3s"
+        );
+        assert!(plan.processes.iter().all(|process| !process.name.starts_with("west-")));
+        assert!(line(&plan, "east-manager").ends_with("--max-token-lifetime 4s"));
+        assert!(line(&plan, "east-forwarder").ends_with("--max-token-lifetime 4s"));
+        assert!(line(&plan, "client").ends_with("--payload ETHERNET --max-token-lifetime 5s"));
+        assert!(plan.processes.is_sorted_by_key(|process| process.role));
     }
 
     #[test]

@@ -31,7 +31,7 @@ const MAX_STATUSES: usize = 64;
 /// Bytes at the end of a log that are searched for its last line.
 const LOG_TAIL: u64 = 16 * 1024;
 /// How the line begins that the program prints when it ends because of an error.
-const PROGRAM_SPEAKS: &str = "nsm: ";
+pub(crate) const PROGRAM_SPEAKS: &str = "nsm: ";
 /// Variables of the caller that every process may see; nothing else of his environment changes a lab.
 const PASSED_ON: [&str; 7] = ["PATH", "HOME", "LANG", "TZ", "RUST_BACKTRACE", "RUST_LOG", "NSM_LOG_LEVEL"];
 
@@ -183,6 +183,21 @@ impl Process {
                 let _ = tokio::time::timeout(KILL_BOUND, self.child.wait()).await;
                 Some(format!("process {} did not stop within {} s and was killed", self.spec.name, STOP_BOUND.as_secs()))
             }
+        }
+    }
+}
+
+impl Process {
+    /// SIGKILL: it has no say in its end. Waits until it is gone.
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        if self.has_ended() {
+            return Err(self.failed("had ended before it was killed".to_owned()));
+        }
+        self.signal(Signal::KILL);
+        match tokio::time::timeout(KILL_BOUND, self.child.wait()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.failed(error.to_string())),
+            Err(_) => Err(self.failed(format!("was not gone within {} s of SIGKILL", KILL_BOUND.as_secs()))),
         }
     }
 }

@@ -104,7 +104,7 @@ impl World {
             self.places.make(&name)?;
         }
         self.places.furnish(&self.file.lab, &self.plan).await?;
-        for role in [Role::Identity, Role::Registry, Role::Manager] {
+        for role in [Role::Identity, Role::Registry, Role::Node, Role::Manager] {
             self.stage(role, progress).await?;
         }
         self.services().await?;
@@ -221,7 +221,7 @@ impl World {
         progress.step("stopping");
         let asks = self.processes.values_mut().any(|process| process.spec.role == Role::Registry && !process.has_ended());
         let mut left = Vec::new();
-        for role in [Role::Client, Role::Endpoint, Role::Forwarder] {
+        for role in [Role::Client, Role::Endpoint, Role::Forwarder, Role::Node] {
             left.extend(stop_role(&mut self.processes, role).await);
         }
         if asks {

@@ -3,21 +3,36 @@
 use super::Seen;
 use crate::{
     plan::unix,
+    process::PROGRAM_SPEAKS,
     schema::{Connections, Of},
     world::World,
 };
+use ipnet::IpNet;
 use nsm_api::{Error, Result};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The parts of a connection, as `nsm get connections --json` prints it, that checks look at.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Listed {
     pub(crate) network_service: String,
     pub(crate) network_service_endpoint_name: Option<String>,
     pub(crate) mechanism: Option<ListedMechanism>,
     pub(crate) path: ListedPath,
+    pub(crate) context: ListedContext,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct ListedContext {
+    pub(crate) ip_context: ListedIpContext,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct ListedIpContext {
+    pub(crate) dst_ip_addrs: Vec<IpNet>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -28,17 +43,19 @@ pub(crate) struct ListedMechanism {
     pub(crate) parameters: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(crate) struct ListedPath {
     pub(crate) path_segments: Vec<ListedSegment>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(crate) struct ListedSegment {
     pub(crate) name: String,
     pub(crate) id: String,
+    /// When its token ends, in seconds of the Unix time.
+    pub(crate) expires: Option<f64>,
 }
 
 impl Listed {
@@ -66,7 +83,7 @@ async fn at_node(world: &World, node: &str) -> Result<Vec<Listed>> {
 }
 
 /// Every manager sees the stretches that pass it.
-async fn everywhere(world: &World) -> Result<Vec<Listed>> {
+pub(super) async fn everywhere(world: &World) -> Result<Vec<Listed>> {
     let asks = world.file.lab.nodes.iter().map(|node| at_node(world, &node.name));
     Ok(futures::future::try_join_all(asks).await?.into_iter().flatten().collect())
 }
@@ -81,7 +98,7 @@ pub(super) async fn connections(world: &World, of: &Of, expected: &Connections) 
 }
 
 /// All stretches of this client's connections, or of the one that has this interface at the client.
-fn of_client(mut all: Vec<Listed>, client: &str, interface: Option<&str>) -> Vec<Listed> {
+pub(super) fn of_client(mut all: Vec<Listed>, client: &str, interface: Option<&str>) -> Vec<Listed> {
     all.retain(|listed| listed.names().first() == Some(&client));
     if let Some(interface) = interface {
         let ids: BTreeSet<String> = all.iter().filter(|l| l.interface() == Some(interface)).map(|l| l.first_id().to_owned()).collect();
@@ -139,7 +156,9 @@ pub(super) fn refusal(world: &mut World, client: &str, hop: Option<&str>, contai
 
 fn is_refusal(sentence: &str, hop: Option<&str>, contains: &[String]) -> bool {
     let lower = sentence.to_lowercase();
-    let by_hop = hop.is_none_or(|hop| sentence.contains(&format!("{hop}: ")));
+    // Passed on from hop to hop, it begins with the one that refused.
+    let speaker = sentence.strip_prefix(PROGRAM_SPEAKS).unwrap_or(sentence);
+    let by_hop = hop.is_none_or(|hop| speaker.strip_prefix(hop).is_some_and(|rest| rest.starts_with(": ")));
     let has_fix = sentence.split_once("; ").is_some_and(|(_, fix)| !fix.trim().is_empty());
     by_hop && has_fix && contains.iter().all(|word| lower.contains(&word.to_lowercase()))
 }
@@ -211,7 +230,9 @@ mod tests {
         let sentence = "node-1-forwarder: network service \"nobody\": is not registered; register it with nsm apply";
         let words = ["nobody".to_owned(), "Registered".to_owned()];
         assert!(is_refusal(sentence, Some("node-1-forwarder"), &words));
+        assert!(is_refusal(&format!("nsm: {sentence}"), Some("node-1-forwarder"), &words), "its last words");
         assert!(!is_refusal(sentence, Some("node-2-forwarder"), &words));
+        assert!(!is_refusal(&format!("client: {sentence}"), Some("node-1-forwarder"), &words), "somebody else speaks");
         assert!(!is_refusal("node-1-forwarder: nobody: is not registered", None, &words), "without a fix it is no full sentence");
     }
 }

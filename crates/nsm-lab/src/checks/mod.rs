@@ -3,6 +3,8 @@
 //! A check of a state is looked at again until it holds or its bound is over. A check that sends packets is tried once:
 //! a vWire that is reported up must carry the first packet.
 
+mod isolation;
+mod life;
 mod mesh;
 mod packets;
 mod state;
@@ -49,6 +51,9 @@ async fn settle(world: &mut World, check: &Check) -> Seen {
     let until = Instant::now() + STATE_BOUND;
     loop {
         let seen = look(world, check).await.unwrap_or_else(|error| Seen::new(false, error.to_string()));
+        if let (true, Check::Close { client } | Check::Kill { client }) = (seen.ok, check) {
+            world.births.remove(client);
+        }
         if seen.ok || is_tried_once(check) || Instant::now() > until {
             return seen;
         }
@@ -59,6 +64,7 @@ async fn settle(world: &mut World, check: &Check) -> Seen {
 fn is_tried_once(check: &Check) -> bool {
     match check {
         Check::Ping { .. } | Check::Tcp { .. } | Check::Isolation { .. } | Check::App { .. } => true,
+        Check::Lasts { .. } | Check::Kill { .. } => true,
         Check::Interface { .. } | Check::Addresses { .. } | Check::Route { .. } | Check::Connections { .. } => false,
         Check::Ready { .. } | Check::Refusal { .. } | Check::Close { .. } | Check::Unchanged { .. } => false,
     }
@@ -68,7 +74,7 @@ async fn look(world: &mut World, check: &Check) -> Result<Seen> {
     match check {
         Check::Ping { from, to, count, expect } => packets::ping(world, from, *to, (*count, *expect)).await,
         Check::Tcp { from, to, port } => packets::tcp(world, from, (*to, *port).into()).await,
-        Check::Isolation { from, to } => packets::isolation(world, from, *to).await,
+        Check::Isolation { from, to } => isolation::isolation(world, from, *to).await,
         Check::Interface { pod, name, present, mtu } => state::interface(world, pod, name, (*present, *mtu)),
         Check::Addresses { pod, interface, equal } => state::addresses(world, pod, interface, equal),
         Check::Route { pod, to, via, dev, present } => {
@@ -79,6 +85,8 @@ async fn look(world: &mut World, check: &Check) -> Result<Seen> {
         Check::Connections { of, expected } => mesh::connections(world, of, expected).await,
         Check::Ready { client } => mesh::ready(world, client),
         Check::Refusal { client, hop, contains } => mesh::refusal(world, client, hop.as_deref(), contains),
+        Check::Lasts { client, interface, span } => life::lasts(world, client, interface, *span).await,
+        Check::Kill { client } => life::kill(world, client).await,
         Check::Close { client } => mesh::closed(world, client).await,
     }
 }

@@ -1,7 +1,8 @@
 //! Reads one check: a map with one key.
 
 use super::{ADDRESS, PREFIX, fields::Fields};
-use crate::schema::{Check, Connections, Expect, Of};
+use crate::schema::{Check, Connections, Expect, Of, Span};
+use std::time::Duration;
 
 /// Echoes of a ping that does not say how many.
 const DEFAULT_COUNT: u32 = 3;
@@ -9,7 +10,9 @@ const DEFAULT_COUNT: u32 = 3;
 const DEFAULT_COUNT_NONE: u32 = 1;
 /// Echoes of one check at most.
 const MAX_COUNT: u32 = 1000;
-const KINDS: &str = "ping, tcp, interface, addresses, route, connections, ready, refusal, app, close, isolation, unchanged";
+/// Longest time of a `lasts` check.
+const MAX_SPAN: Span = Span(Duration::from_secs(600));
+const KINDS: &str = "ping, tcp, interface, addresses, route, connections, ready, refusal, app, close, lasts, kill, isolation, unchanged";
 
 /// Reads a check; `None` when it cannot be one (noted).
 pub(super) fn check(outer: Fields<'_>) -> Option<Check> {
@@ -29,6 +32,8 @@ pub(super) fn check(outer: Fields<'_>) -> Option<Check> {
         "refusal" => refusal(&mut fields),
         "app" => app(&mut fields),
         "close" => Some(Check::Close { client: fields.need_text("client") }),
+        "lasts" => lasts(&mut fields),
+        "kill" => Some(Check::Kill { client: fields.need_text("client") }),
         "isolation" => isolation(&mut fields),
         "unchanged" => Some(Check::Unchanged { pods: fields.texts("pods") }),
         _ => {
@@ -102,6 +107,15 @@ fn app(fields: &mut Fields<'_>) -> Option<Check> {
     let client = fields.need_text("client");
     let (interface, route) = (fields.text("interface"), fields.parse("route", PREFIX));
     Some(Check::App { client, interface, route, reaches: fields.flag("reaches", false) })
+}
+
+fn lasts(fields: &mut Fields<'_>) -> Option<Check> {
+    let (client, interface) = (fields.need_text("client"), fields.need_text("interface"));
+    let span: Option<Span> = fields.need("for", "a time as 8s or 500ms");
+    if span.is_some_and(|span| span > MAX_SPAN) {
+        fields.wrong("for", format!("is too long, must be at most {MAX_SPAN}"));
+    }
+    Some(Check::Lasts { client, interface, span: span? })
 }
 
 fn isolation(fields: &mut Fields<'_>) -> Option<Check> {

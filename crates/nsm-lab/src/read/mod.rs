@@ -111,12 +111,13 @@ fn lab(value: &Value, notes: &Notes) -> Lab {
 }
 
 fn node(mut fields: Fields<'_>) -> Node {
-    let node = Node { name: fields.need_text("name") };
+    let node = Node { name: fields.need_text("name"), combined: fields.flag("combined", false), lifetime: fields.text("lifetime") };
     fields.finish();
     node
 }
 
 const PREFIX: &str = "a prefix as 172.16.1.100/31";
+const PAYLOADS: [(&str, &str); 2] = [("IP", "IP"), ("ETHERNET", "ETHERNET")];
 const ADDRESS: &str = "an address as 172.16.1.100";
 
 fn endpoint(mut fields: Fields<'_>) -> Endpoint {
@@ -129,7 +130,7 @@ fn endpoint(mut fields: Fields<'_>) -> Endpoint {
         labels: fields.labels("labels"),
         client_labels: fields.labels("clientLabels"),
         cidr: fields.parses("cidr", PREFIX),
-        payload: fields.one_of("payload", &[("IP", "IP"), ("ETHERNET", "ETHERNET")]),
+        payload: fields.one_of("payload", &PAYLOADS),
         routes: fields.parses("routes", PREFIX),
         lifetime: fields.text("lifetime"),
         env: fields.labels("env"),
@@ -143,6 +144,8 @@ fn client(mut fields: Fields<'_>) -> Client {
         name: fields.need_text("name"),
         node: fields.need_text("node"),
         services: fields.texts("services"),
+        payload: fields.one_of("payload", &PAYLOADS),
+        lifetime: fields.text("lifetime"),
         mode: fields.one_of("mode", &[("stay", Mode::Stay), ("init", Mode::Init)]).unwrap_or(Mode::Stay),
         app: fields.optional_map("app").map(app),
         expect_refusal: fields.flag("expectRefusal", false),

@@ -66,6 +66,23 @@ fn names_share_one_space_and_are_safe_in_paths() {
 }
 
 #[test]
+fn times_have_a_unit_and_a_bound() {
+    let with = |text: &str| {
+        GOOD.replace("- ping: {from: client, to: 172.16.1.100}", &format!("- lasts: {{client: client, interface: i, for: {text}}}"))
+    };
+    let (lab, _) = read(&with("1500ms")).unwrap();
+    assert_eq!(lab.checks[0].expected(), "no echo lost in 1.5 s, same interface, tokens renewed");
+    for (text, problem) in [
+        ("8", "is \"8\", must be a time as 8s"),
+        ("8h", "is \"8h\", must be a time as 8s"),
+        ("9999s", "is too long, must be at most 600 s"),
+    ] {
+        let all = mistakes(&with(text)).join("\n");
+        assert!(all.contains(&format!("spec.checks[0].lasts.for: {problem}")), "{all}");
+    }
+}
+
+#[test]
 fn a_file_without_a_lab_or_with_an_unknown_check_says_so() {
     assert!(mistakes("kind: NetworkService\n")[0].contains("0 documents of kind Lab"));
     let all = mistakes(&GOOD.replace("- ping:", "- pong:")).join("\n");
@@ -86,5 +103,5 @@ fn every_example_reads() {
             seen += 1;
         }
     }
-    assert!(seen >= 8, "{seen} examples");
+    assert!(seen >= 10, "{seen} examples");
 }

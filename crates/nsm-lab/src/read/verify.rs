@@ -51,6 +51,7 @@ fn name(at: &str, name: &str, notes: &Notes) {
 /// Processes and namespaces are called by these names, so all share one space.
 fn names(lab: &Lab, notes: &Notes) {
     let mut taken = BTreeSet::from(["fabric".to_owned(), "identity".to_owned(), "registry".to_owned(), "lab".to_owned()]);
+    taken.extend(lab.nodes.iter().flat_map(|node| ["manager", "forwarder"].map(|role| format!("{}-{role}", node.name))));
     let mut take = |at: String, text: &str| {
         name(&at, text, notes);
         if !taken.insert(text.to_owned()) {
@@ -112,6 +113,7 @@ fn one_check(at: &str, check: &Check, places: &BTreeSet<&str>, (lab, notes): (&L
         Check::Connections { of: Of::Client { name, .. }, .. } => known(at, name, &clients, notes),
         Check::Connections { of: Of::Node(node), .. } => known(at, node, &nodes, notes),
         Check::Ready { client } | Check::Refusal { client, .. } | Check::Close { client } => known(at, client, &clients, notes),
+        Check::Lasts { client, .. } | Check::Kill { client } => known(at, client, &clients, notes),
         Check::App { client, .. } => {
             known(at, client, &clients, notes);
             if lab.client(client).is_some_and(|client| client.app.is_none()) {

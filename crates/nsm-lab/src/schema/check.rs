@@ -1,7 +1,7 @@
 //! The closed list of checks, and how each is called in a table.
 
 use ipnet::IpNet;
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 /// How many echoes must come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +10,29 @@ pub enum Expect {
     All,
     /// Not one.
     None,
+}
+
+/// A length of time, written as `8s` or `500ms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Span, ()> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_lowercase());
+        let number = digits.parse().map_err(|_| ())?;
+        match &text[digits.len()..] {
+            "ms" => Ok(Span(Duration::from_millis(number))),
+            "s" => Ok(Span(Duration::from_secs(number))),
+            _ => Err(()),
+        }
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} s", self.0.as_secs_f64())
+    }
 }
 
 /// Whose connections.
@@ -40,6 +63,8 @@ pub enum Check {
     Refusal { client: String, hop: Option<String>, contains: Vec<String> },
     App { client: String, interface: Option<String>, route: Option<IpNet>, reaches: bool },
     Close { client: String },
+    Lasts { client: String, interface: String, span: Span },
+    Kill { client: String },
     Isolation { from: String, to: IpAddr },
     Unchanged { pods: Vec<String> },
 }
@@ -79,7 +104,9 @@ impl Check {
             Check::Refusal { hop, contains, .. } => refusal_words(hop.as_deref(), contains),
             Check::App { interface, route, reaches, .. } => app_words(interface.as_deref(), *route, *reaches),
             Check::Close { .. } => "nothing remains".to_owned(),
-            Check::Isolation { .. } => "seen at its two ends only".to_owned(),
+            Check::Lasts { span, .. } => format!("no echo lost in {span}, same interface, tokens renewed"),
+            Check::Kill { .. } => "nothing remains once its token has expired".to_owned(),
+            Check::Isolation { .. } => "once at its two ends, nowhere else".to_owned(),
             Check::Unchanged { .. } => "as before the start".to_owned(),
         }
     }
@@ -102,6 +129,8 @@ impl fmt::Display for Check {
             Check::Refusal { client, .. } => write!(f, "{client} is refused"),
             Check::App { client, .. } => write!(f, "application of {client} at its start"),
             Check::Close { client } => write!(f, "{client} closes"),
+            Check::Lasts { client, interface, .. } => write!(f, "{interface} of {client} lasts"),
+            Check::Kill { client } => write!(f, "{client} is killed"),
             Check::Isolation { from, to } => write!(f, "isolation of {from} to {to}"),
             Check::Unchanged { pods } => write!(f, "kernel objects of {}", pods.join(", ")),
         }

@@ -10,7 +10,10 @@
 //!   name: hello                       # up to 24 of a-z 0-9 -; namespaces are called hello-<node> and hello-<pod>
 //! spec:
 //!   trustDomain: lab.nsm              # default
-//!   nodes: [{name: node-1}]           # each runs one manager and one forwarder
+//!   nodes:
+//!   - name: node-1                    # runs one manager and one forwarder
+//!     combined: true                  # both in one process, `nsm node`; two processes when left out
+//!     lifetime: 10m                   # of its tokens
 //!   endpoints:                        # each is a pod of its own on its node
 //!   - name: responder
 //!     node: node-1
@@ -27,6 +30,8 @@
 //!   - name: client
 //!     node: node-1
 //!     services: ["kernel://hello/nsm-1?app=foo"]
+//!     payload: ETHERNET               # it insists on this one; left out, it takes what the service carries
+//!     lifetime: 10m                   # of its tokens
 //!     mode: stay                      # or init: first an init process, then the app, then a process that stays
 //!     app: {ping: 172.31.0.10}        # init only: what the application does first; `app` checks look at what it saw
 //!     expectRefusal: true             # nobody waits for it; it starts after all the others
@@ -60,16 +65,18 @@
 //! | `app: {client, interface, route, reaches: true}` | the application saw this at its very first look, and its peer answered |
 //! | `close: {client}` | after SIGTERM nothing of its vWires remains in any namespace or manager |
 //! | `isolation: {from, to}` | probes sent on this vWire are seen at its two ends and nowhere else |
+//! | `lasts: {client, interface, for: 8s}` | all that time echoes over this vWire come back, its interface stays the same, and its path's tokens are renewed |
+//! | `kill: {client}` | after SIGKILL nothing of its vWires remains anywhere as soon as its token has expired |
 //! | `unchanged: {pods: []}` | the kernel objects of these pods are those from before any process ran |
 //!
-//! A check waits for its state with a bound; `ping`, `tcp` and `isolation` must hold at once, because a vWire
+//! A check waits for its state with a bound; `ping`, `tcp`, `lasts` and `isolation` must hold at once, because a vWire
 //! that is reported up carries packets.
 //!
 //! Not here: reading ([`crate::read`]) and what processes come of it ([`crate::plan`]).
 
 mod check;
 
-pub use check::{Check, Connections, Expect, Of};
+pub use check::{Check, Connections, Expect, Of, Span};
 
 use ipnet::IpNet;
 use nsm_api::Labels;
@@ -111,6 +118,10 @@ pub struct Lab {
 pub struct Node {
     /// Its name.
     pub name: String,
+    /// Manager and forwarder are one process.
+    pub combined: bool,
+    /// Longest life of its tokens, as `10m`.
+    pub lifetime: Option<String>,
 }
 
 /// What an endpoint does with packets.
@@ -186,6 +197,10 @@ pub struct Client {
     pub node: String,
     /// Service URLs, `mechanism://service[@domain]/interface?label=value`.
     pub services: Vec<String>,
+    /// `IP` or `ETHERNET`, when it insists.
+    pub payload: Option<&'static str>,
+    /// Longest life of its tokens, as `10m`.
+    pub lifetime: Option<String>,
     /// How it lives.
     pub mode: Mode,
     /// Its application.
