@@ -144,7 +144,8 @@ impl Net {
     }
     /// Makes a veth pair: `name` here and `peer_name` in `peer`, both down, neither ever moved.
     pub fn veth(&self, name: &str, peer: &Netns, peer_name: &str) -> Result<()> {
-        let peer_fd = netns::file(peer)?.as_raw_fd() as u32;
+        let peer = netns::file(peer)?;
+        let peer_fd = peer.as_raw_fd() as u32;
         let message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link_fixed(0, 0, 0)).text(IFLA_IFNAME, name);
         let message = message.nest(IFLA_LINKINFO, |info| {
             info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
@@ -155,10 +156,10 @@ impl Net {
     }
     /// Makes a VXLAN tunnel to one other node, down: the device is born in `at`, its UDP socket stays here. It learns nothing.
     pub fn vxlan(&self, name: &str, at: &Netns, tunnel: Tunnel) -> Result<()> {
-        let at = netns::file(at)?.as_raw_fd() as u32;
+        let at = netns::file(at)?;
         let end = |data: Message, ip: IpAddr, v4, v6| data.ip(if ip.is_ipv4() { v4 } else { v6 }, ip);
         let message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link_fixed(0, 0, 0)).text(IFLA_IFNAME, name);
-        let message = message.u32(IFLA_NET_NS_FD, at).nest(IFLA_LINKINFO, |info| {
+        let message = message.u32(IFLA_NET_NS_FD, at.as_raw_fd() as u32).nest(IFLA_LINKINFO, |info| {
             info.text(IFLA_INFO_KIND, "vxlan").nest(IFLA_INFO_DATA, |data| {
                 let data = data.u32(IFLA_VXLAN_ID, tunnel.vni);
                 let data = end(data, tunnel.remote, IFLA_VXLAN_GROUP, IFLA_VXLAN_GROUP6);

@@ -50,18 +50,26 @@ pub fn open_named(name: &str) -> Result<Netns> {
 /// The namespace behind a descriptor that somebody sent. Refuses everything but a network namespace.
 pub fn from_fd(fd: Arc<OwnedFd>) -> Result<Netns> {
     let object = "the received network namespace";
-    let kind = rustix::fs::fstatfs(&fd).map_err(|errno| refused(object, "look at the descriptor", errno))?.f_type;
-    if kind as u64 != NSFS_MAGIC {
-        return Err(not_a_netns(object, "the descriptor is not a namespace"));
-    }
-    let flags = rustix::fs::fcntl_getfl(&fd).map_err(|errno| refused(object, "look at the descriptor", errno))?;
+    namespaces_only(&fd, object)?;
+    checked(usable(&fd, object)?, object)
+}
+
+/// A descriptor that can be entered. Some peers send one that only names its file (`O_PATH`): that is opened anew.
+fn usable(fd: &Arc<OwnedFd>, object: &str) -> Result<Arc<OwnedFd>> {
+    let flags = rustix::fs::fcntl_getfl(fd).map_err(|errno| refused(object, "look at the descriptor", errno))?;
     if !flags.contains(OFlags::PATH) {
-        return checked(fd, object);
+        return Ok(fd.clone());
     }
-    // An O_PATH descriptor names the namespace but cannot be entered; opening it anew makes one that can.
-    let again = rustix::fs::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| refused(object, "open the descriptor anew", errno))?;
-    checked(Arc::new(again), object)
+    // Opening may have effects on other files, and may never end.
+    namespaces_only(fd, object)?;
+    rustix::fs::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map(Arc::new)
+        .map_err(|errno| refused(object, "open the descriptor anew", errno))
+}
+
+fn namespaces_only(fd: &OwnedFd, object: &str) -> Result<()> {
+    let kind = rustix::fs::fstatfs(fd).map_err(|errno| refused(object, "look at the descriptor", errno))?.f_type;
+    if kind as u64 == NSFS_MAGIC { Ok(()) } else { Err(not_a_netns(object, "the descriptor is not a namespace")) }
 }
 
 fn checked(file: Arc<OwnedFd>, object: &str) -> Result<Netns> {
@@ -78,11 +86,13 @@ fn not_a_netns(object: &str, reason: &str) -> Error {
     Error::invalid(object, reason, "name a network namespace, for instance /proc/PID/ns/net or /run/netns/NAME")
 }
 
-/// The open file of a namespace; an error for one that exists in simulation only.
-pub(crate) fn file(netns: &Netns) -> Result<&Arc<OwnedFd>> {
-    let missing =
-        || Error::invalid(format!("network namespace {}", netns.key), "it came without a descriptor", "send the descriptor along");
-    netns.file.as_ref().ok_or_else(missing)
+/// The open file of a namespace, ready to be entered; an error for one that exists in simulation only.
+pub(crate) fn file(netns: &Netns) -> Result<Arc<OwnedFd>> {
+    let object = format!("network namespace {}", netns.key);
+    match &netns.file {
+        Some(file) => usable(file, &object),
+        None => Err(Error::invalid(object, "it came without a descriptor", "send the descriptor along")),
+    }
 }
 
 /// A new namespace without a name: it lives for as long as something refers to it.

@@ -15,7 +15,7 @@ use nsm_linux::{
     netns,
     probe::{self, PingOptions},
 };
-use std::time::Duration;
+use std::{os::fd::AsRawFd, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
 fn owner(connection: &str) -> Owner {
@@ -38,6 +38,31 @@ fn wire(a: &Iface, b: &Iface, number: usize) -> Wires {
     let (x, y) = (format!("10.{}.{}.0/32", number / 250, number % 250), format!("10.{}.{}.1/32", number / 250, number % 250));
     let link = Wire::Link(Link::Veth { a: a.clone(), b: b.clone() });
     Wires::from([link, address(a, &x), address(b, &y), route(a, &y), route(b, &x)])
+}
+
+/// As some peers send it: it names the namespace, and nothing more can be done with it.
+fn named_only(netns: &Netns) -> Netns {
+    use rustix::fs::{Mode, OFlags, open};
+    let path = format!("/proc/self/fd/{}", netns.file.as_ref().unwrap().as_raw_fd());
+    let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    Netns { key: netns.key, file: Some(Arc::new(file)) }
+}
+
+#[tokio::test]
+async fn descriptors_that_only_name_their_namespaces_will_do() {
+    let (world, kernel) = Real::new();
+    let (a, b) = (named_only(&netns::create().expect(MUST)), named_only(&netns::create().unwrap()));
+    let (local, remote) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+    let tunnel = Link::Vxlan { at: iface(&a, "tunnel"), local, remote, vni: 7, port: 4789 };
+    let mut wires = wire(&iface(&a, "nsm-1"), &iface(&b, "nse-1"), 1);
+    wires.insert(Wire::Link(tunnel));
+    let owner = owner("named");
+    kernel.apply(&owner, &adds(&wires)).await.unwrap();
+    assert_eq!(kernel.observe(&owner, &wires).await.unwrap(), wires);
+    kernel.appeared(&iface(&a, "nsm-1")).await.unwrap();
+    kernel.apply(&owner, &diff(&Wires::new(), &wires)).await.unwrap();
+    assert_eq!(kernel.observe(&owner, &wires).await.unwrap(), Wires::new());
+    drop(world);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

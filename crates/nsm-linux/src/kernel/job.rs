@@ -4,7 +4,7 @@ use super::tag::{Tag, Whose};
 use crate::{
     error::refused,
     link::{self, Link},
-    netns::Visitor,
+    netns::{self, Visitor},
     nl::{Refusal, Socket},
 };
 use nsm_api::{Error, Kind, Result};
@@ -86,19 +86,20 @@ impl<'a> Job<'a> {
             return Ok(mutual && a.peer_netns.is_none() && a.index != b.index);
         }
         // Interface indexes repeat from namespace to namespace, so the namespace of the other end must match as well.
-        let fd = living(at_b)?.as_raw_fd() as u32;
+        let there = living(at_b)?;
+        let fd = there.as_raw_fd() as u32;
         let number = link::number_of(self.socket(at_a)?, fd).map_err(|refusal| refused("a veth pair", "find its namespaces", refusal))?;
         Ok(number.is_some() && number == a.peer_netns)
     }
 }
 
 /// The open file of a namespace in which something is to be made.
-pub(super) fn living(netns: &Netns) -> Result<&Arc<OwnedFd>> {
-    let gone = || {
-        let object = format!("network namespace {}", netns.key);
-        Error::new(Kind::NotFound, object, "it is gone: nobody holds it open", "send the Request again with a living namespace")
-    };
-    netns.file.as_ref().ok_or_else(gone)
+pub(super) fn living(netns: &Netns) -> Result<Arc<OwnedFd>> {
+    if netns.file.is_some() {
+        return netns::file(netns);
+    }
+    let object = format!("network namespace {}", netns.key);
+    Err(Error::new(Kind::NotFound, object, "it is gone: nobody holds it open", "send the Request again with a living namespace"))
 }
 
 /// An interface in an error message.

@@ -63,10 +63,10 @@ fn is_whole(job: &mut Job, wanted: &Link, found: &[(&Iface, Option<Found>)]) -> 
 
 /// Both ends in one message, sent from one end's namespace: older kernels look for the name there.
 fn bear_veth(job: &mut Job, a: &Iface, b: &Iface) -> Result<()> {
-    let (group, peer_netns) = (job.tag.group(), living(&b.netns)?.as_raw_fd() as u32);
+    let (group, peer_netns) = (job.tag.group(), living(&b.netns)?);
     let end = |end: Message| {
         let end = end.raw(&link_fixed(0, 0, 0)).text(IFLA_IFNAME, b.name.as_str());
-        end.u32(IFLA_GROUP, group).u32(IFLA_NET_NS_FD, peer_netns)
+        end.u32(IFLA_GROUP, group).u32(IFLA_NET_NS_FD, peer_netns.as_raw_fd() as u32)
     };
     let info = |info: Message| info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| data.nest(VETH_INFO_PEER, end));
     let message = birth(&a.name, group).nest(IFLA_LINKINFO, info);
@@ -76,7 +76,7 @@ fn bear_veth(job: &mut Job, a: &Iface, b: &Iface) -> Result<()> {
 
 /// In one message, sent from the underlay's namespace, which keeps the tunnel's UDP socket.
 fn bear_vxlan(inner: &Inner, job: &mut Job, at: &Iface, settings: &link::Vxlan) -> Result<()> {
-    let netns = living(&at.netns)?.as_raw_fd() as u32;
+    let netns = living(&at.netns)?;
     let address = |message: Message, address: Option<IpAddr>, v4, v6| match address {
         Some(ip) => message.ip(if ip.is_ipv4() { v4 } else { v6 }, ip),
         None => message,
@@ -87,7 +87,7 @@ fn bear_vxlan(inner: &Inner, job: &mut Job, at: &Iface, settings: &link::Vxlan) 
         let data = address(data, settings.local, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6);
         data.bytes(IFLA_VXLAN_LEARNING, &[0]).bytes(IFLA_VXLAN_PORT, &settings.port.to_be_bytes())
     };
-    let message = birth(&at.name, job.tag.group()).u32(IFLA_NET_NS_FD, netns);
+    let message = birth(&at.name, job.tag.group()).u32(IFLA_NET_NS_FD, netns.as_raw_fd() as u32);
     let message = message.nest(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, "vxlan").nest(IFLA_INFO_DATA, data));
     match inner.underlay().ask(message) {
         Ok(_) => Ok(()),
