@@ -47,7 +47,10 @@ impl Sniffer {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let opened = netns::run_in_blocking(netns, || {
             let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(eth::ALL))?;
-            sockopt::set_socket_recv_buffer_size_force(&socket, QUEUE_BYTES).map(|()| socket)
+            // Root of a user namespace only has the system's usual limit, up to which the kernel cuts it without a word.
+            sockopt::set_socket_recv_buffer_size_force(&socket, QUEUE_BYTES)
+                .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, QUEUE_BYTES))
+                .map(|()| socket)
         })?;
         let socket = opened.map_err(|errno| refused(format!("network namespace {}", netns.key), "watch its frames", errno))?;
         Ok(Sniffer { socket, mark })
