@@ -3,13 +3,18 @@
 use crate::*;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 /// Who calls, as the edge has verified it, and how long they wait.
 #[derive(Clone, Debug, Default)]
 pub struct Caller {
     /// The identity proven by the transport; `None` on the calling side, where the edge adds its own.
     pub identity: Option<SpiffeId>,
+    /// The leaf certificate that proved it, as DER.
+    pub certificate: Option<Arc<[u8]>>,
     /// The token that the caller made for this call.
     pub token: String,
     /// When that token ends, as the caller says.
@@ -32,6 +37,8 @@ pub struct Answer {
     pub connection: Connection,
     /// Files named by its mechanism.
     pub files: Files,
+    /// The leaf certificate, as DER, by which whoever answered proved its identity; the edge adds it.
+    pub certificate: Option<Arc<[u8]>>,
 }
 
 /// A stream of connection events. The first is always [`EventKind::InitialStateTransfer`].

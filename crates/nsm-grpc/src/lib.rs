@@ -24,6 +24,7 @@ mod named;
 mod preface;
 mod rpc;
 mod serve;
+mod shown;
 mod socket;
 mod status;
 mod tls;

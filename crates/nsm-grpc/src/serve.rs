@@ -121,7 +121,11 @@ impl Server {
         let (stream, begun) = Prefaced::new(stream);
         let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(stream), service));
         let closing = async {
-            self.drain.closing().await;
+            tokio::select! {
+                () = self.drain.closing() => {}
+                // Clients verify our tokens with the certificate that they were shown: they must come again.
+                () = self.source.superseded(link.shown.as_deref()) => {}
+            }
             begun.notified().await;
         };
         let result = tokio::select! {

@@ -1,6 +1,6 @@
 //! TLS over a connected socket, and who is at the other end. Certificates and their rotation are in `nsm-identity`.
 
-use crate::{descriptors::Descriptors, limits::TLS_HANDSHAKE_TIMEOUT, socket::Socket};
+use crate::{descriptors::Descriptors, limits::TLS_HANDSHAKE_TIMEOUT, shown, socket::Socket};
 use nsm_api::{Error, Kind, Result};
 use nsm_identity::{Peer, Source};
 use rustls::{
@@ -16,6 +16,8 @@ const ALPN_H2: &[u8] = b"h2";
 /// What is known of a connection: the other end as TLS proved it, and the files that come and go beside the bytes.
 pub(crate) struct Link {
     pub(crate) peer: Peer,
+    /// The certificate that we showed; `None` when the peer did not want to see any.
+    pub(crate) shown: Option<Arc<[u8]>>,
     /// `None` where the socket cannot carry files.
     pub(crate) files: Option<Descriptors>,
 }
@@ -24,15 +26,16 @@ pub(crate) struct Link {
 pub(crate) async fn accept(source: &Source, socket: Socket) -> Result<(server::TlsStream<Socket>, Arc<Link>)> {
     let handshake = async {
         source.ready().await;
-        TlsAcceptor::from(source.server_tls()).accept(socket).await
+        let (config, shown) = shown::server(&source.server_tls());
+        TlsAcceptor::from(config).accept(socket).await.map(|stream| (stream, shown))
     };
-    let stream = match timeout(TLS_HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(Ok(stream)) => stream,
+    let (stream, shown) = match timeout(TLS_HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => return Err(failed("a client", &error)),
         Err(_) => return Err(refused("a client", format!("no TLS handshake within {TLS_HANDSHAKE_TIMEOUT:?}"))),
     };
     let (socket, session) = stream.get_ref();
-    let link = link(session, socket)?;
+    let link = link(session, socket, shown.certificate())?;
     Ok((stream, link))
 }
 
@@ -41,27 +44,28 @@ pub(crate) async fn connect(source: &Source, socket: Socket) -> Result<(client::
     let name = ServerName::try_from("localhost").expect("a constant name is well-formed");
     let handshake = async {
         source.ready().await;
-        let mut stream = TlsConnector::from(source.client_tls()).connect(name, socket).await?;
+        let (config, shown) = shown::client(&source.client_tls());
+        let mut stream = TlsConnector::from(config).connect(name, socket).await?;
         // TLS 1.3 ends our side of the handshake before the server has checked our certificate. A server begins
         // with its HTTP/2 settings, so its first bytes, or an alert in their place, are sure to come.
         match stream.fill_buf().await?.len() {
             0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the server after the TLS handshake")),
-            _ => Ok(stream),
+            _ => Ok((stream, shown)),
         }
     };
-    let stream = handshake.await.map_err(|error: io::Error| failed("the server", &error))?;
+    let (stream, shown) = handshake.await.map_err(|error: io::Error| failed("the server", &error))?;
     let (socket, session) = stream.get_ref();
-    let link = link(session, socket)?;
+    let link = link(session, socket, shown.certificate())?;
     Ok((stream, link))
 }
 
-fn link(session: &CommonState, socket: &Socket) -> Result<Arc<Link>> {
+fn link(session: &CommonState, socket: &Socket, shown: Option<Arc<[u8]>>) -> Result<Arc<Link>> {
     if session.alpn_protocol() != Some(ALPN_H2) {
         return Err(refused("the peer", "does not offer ALPN protocol h2"));
     }
     let certificates: &[CertificateDer<'static>] = session.peer_certificates().unwrap_or_default();
     let peer = nsm_identity::peer(certificates).ok_or_else(|| refused("the peer", "its certificate names no SPIFFE ID"))?;
-    Ok(Arc::new(Link { peer, files: socket.files() }))
+    Ok(Arc::new(Link { peer, shown, files: socket.files() }))
 }
 
 fn refused(who: &str, reason: impl Into<String>) -> Error {

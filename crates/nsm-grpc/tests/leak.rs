@@ -30,7 +30,7 @@ async fn no_file_stays_open() {
             let (key, file) = file("theirs");
             let mut files = Files::default();
             files.insert(key, file);
-            Ok(Answer { connection: Connection { mechanism: Some(kernel(key)), ..request.connection }, files })
+            Ok(Answer { connection: Connection { mechanism: Some(kernel(key)), ..request.connection }, files, certificate: None })
         }
     });
     let before = open_files();

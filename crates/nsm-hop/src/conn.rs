@@ -169,11 +169,17 @@ impl Conn {
                 self.repay().await;
                 self.drifted = true;
             }
-            match self.ask(&sent, deadline).await {
+            let answered = match self.ask(&sent, deadline).await {
                 Ok(answer) => {
                     self.drifted |= self.up.is_some();
                     sent.connection = answer.connection.clone();
                     sent.files.extend(&answer.files);
+                    self.role.admit.iter().try_for_each(|rule| rule.approve(&answer)).map(|()| answer)
+                }
+                Err(error) => Err(error),
+            };
+            match answered {
+                Ok(answer) => {
                     self.role.onward.accept(draft, &answer);
                     return Ok(Some(sent));
                 }
@@ -324,6 +330,8 @@ impl Conn {
     }
 
     async fn close(&mut self, closing: &Closing) -> Result<()> {
+        let admitted = self.role.admit.iter().try_for_each(|rule| rule.admit_close(&closing.connection, &closing.caller));
+        admitted.map_err(|error| error.at(&self.role.name))?;
         if let Some(plan) = &self.up {
             let same = |ours: &Segment, theirs: &Segment| ours.id == theirs.id && ours.name == theirs.name;
             let (ours, theirs) = (plan.connection.path.previous(), closing.connection.path.previous());
@@ -451,7 +459,7 @@ fn answer(plan: &Plan) -> Answer {
     {
         files.insert(key, file.clone());
     }
-    Answer { connection, files }
+    Answer { connection, files, certificate: None }
 }
 
 /// Bounds one call to the outside by the Request's deadline.

@@ -57,10 +57,20 @@ pub struct Sent {
     pub files: Files,
 }
 
-/// May the caller have this connection at all?
+/// May this connection be at all? Each question is answered yes unless a rule says otherwise; an error refuses.
 pub trait Admit: Send + Sync {
-    /// Refuses by an error. Nothing has changed yet.
-    fn admit(&self, draft: &Draft, caller: &Caller) -> Result<()>;
+    /// May the caller have it? Nothing has changed yet.
+    fn admit(&self, _draft: &Draft, _caller: &Caller) -> Result<()> {
+        Ok(())
+    }
+    /// May the caller end it? `connection` is as the caller sent it, with this hop's id and index.
+    fn admit_close(&self, _connection: &Connection, _caller: &Caller) -> Result<()> {
+        Ok(())
+    }
+    /// May this be the way on? Of a refused answer nothing is used; a way that is new then hears a Close.
+    fn approve(&self, _answer: &Answer) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Holds something (an address, a network identifier, a mechanism's parameters) for a connection, and writes it into the draft.

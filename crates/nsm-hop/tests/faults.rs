@@ -66,7 +66,7 @@ impl NetworkServiceApi for NextHop {
             .faults
             .act(|| {
                 self.world.held().insert(key, connection.clone());
-                Ok(Answer { connection, files: Files::default() })
+                Ok(Answer { connection, files: Files::default(), certificate: None })
             })
             .await
     }

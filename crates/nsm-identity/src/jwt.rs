@@ -7,7 +7,10 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use nsm_api::{Error, Result, SpiffeId};
 use rcgen::KeyPair;
 use serde_json::{Map, Value, json};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// How long a JWT-SVID lives; workloads ask for one when they need it.
 const LIFE: Duration = Duration::from_secs(300);
@@ -66,12 +69,14 @@ pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
 pub(crate) struct Signer {
     pub(crate) id: SpiffeId,
     pub(crate) not_after: SystemTime,
+    pub(crate) certificate: Arc<[u8]>,
     key: EncodingKey,
 }
 
 impl Signer {
     /// From the leaf certificate and its PKCS#8 key. Refuses keys that ES256 does not know.
     pub(crate) fn new(leaf: &[u8], key: &[u8]) -> Result<Signer> {
+        let certificate = leaf.into();
         let der = leaf.into();
         let leaf = peer::parse(&der).ok_or_else(|| Error::internal("own SVID", "its certificate does not parse"))?;
         let id = peer::spiffe_id(&leaf).ok_or_else(|| Error::internal("own SVID", "it does not name exactly one SPIFFE ID"))?;
@@ -79,7 +84,7 @@ impl Signer {
             let fix = "let the authority issue P-256 keys (in SPIRE: ec-p256, its default)";
             return Err(Error::invalid(format!("own SVID {id}"), "its key is not on the curve P-256, so it cannot sign tokens", fix));
         }
-        Ok(Signer { id, not_after: peer::not_after(&leaf), key: EncodingKey::from_ec_der(key) })
+        Ok(Signer { id, not_after: peer::not_after(&leaf), certificate, key: EncodingKey::from_ec_der(key) })
     }
     /// An ES256 token that ends at `expires` and is meant for `audience` only.
     pub(crate) fn sign(&self, audience: Option<&SpiffeId>, expires: SystemTime) -> Result<String> {

@@ -2,7 +2,10 @@
 
 use nsm_api::SpiffeId;
 use rustls::pki_types::CertificateDer;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use x509_parser::{
     extensions::GeneralName,
     oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY},
@@ -16,12 +19,15 @@ pub struct Peer {
     pub id: SpiffeId,
     /// When its certificate ends.
     pub not_after: SystemTime,
+    /// That certificate, as DER.
+    pub certificate: Arc<[u8]>,
 }
 
 /// Reads a verified certificate chain, leaf first. `None` when the leaf does not name exactly one SPIFFE ID.
 pub fn peer(certificates: &[CertificateDer<'_>]) -> Option<Peer> {
-    let leaf = parse(certificates.first()?)?;
-    Some(Peer { id: spiffe_id(&leaf)?, not_after: not_after(&leaf) })
+    let der = certificates.first()?;
+    let leaf = parse(der)?;
+    Some(Peer { id: spiffe_id(&leaf)?, not_after: not_after(&leaf), certificate: der.as_ref().into() })
 }
 
 pub(crate) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {

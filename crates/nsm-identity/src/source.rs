@@ -29,6 +29,8 @@ pub struct Token {
     pub text: String,
     /// Until when to call it good: never after the token's own end, in whole seconds.
     pub expires: SystemTime,
+    /// The leaf certificate, as DER, whose key signed it. Peers verify it with the certificate that they were shown.
+    pub certificate: Arc<[u8]>,
 }
 
 /// Who this process is, and the means to prove it. Cheap to clone.
@@ -103,6 +105,20 @@ impl Source {
         // Without a usable SVID the last one still says who we are; it only proves nothing any more.
         self.current().unwrap_or_else(|_| self.0.current.load_full()).signer.id.clone()
     }
+    /// The leaf certificate in use, as DER. Its key signs the tokens of now.
+    pub fn certificate(&self) -> Arc<[u8]> {
+        self.current().unwrap_or_else(|_| self.0.current.load_full()).signer.certificate.clone()
+    }
+    /// Resolves when another certificate than `shown` is in use; never for `None`.
+    pub async fn superseded(&self, shown: Option<&[u8]>) {
+        let mut status = self.0.status[0].clone();
+        let Some(shown) = shown else { return std::future::pending().await };
+        while *self.certificate() == *shown {
+            if status.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
     /// For accepting: the client must prove an identity of any trusted domain; ALPN `h2`; no resumption.
     pub fn server_tls(&self) -> Arc<ServerConfig> {
         self.0.server.clone()
@@ -131,7 +147,11 @@ impl Source {
         let end = SystemTime::now().checked_add(max_life).map_or(current.signer.not_after, |end| end.min(current.signer.not_after));
         let text = current.signer.sign(audience, end)?;
         let expires = peer_not_after.map_or(end, |peer| end.min(peer));
-        Ok(Token { text, expires: UNIX_EPOCH + Duration::from_secs(unix_seconds(expires)) })
+        Ok(Token {
+            text,
+            expires: UNIX_EPOCH + Duration::from_secs(unix_seconds(expires)),
+            certificate: current.signer.certificate.clone(),
+        })
     }
 
     fn current(&self) -> Result<Arc<Current>> {

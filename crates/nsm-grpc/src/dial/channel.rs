@@ -154,7 +154,7 @@ impl Channel {
         *request.uri_mut() = parts.uri.clone();
         *request.headers_mut() = parts.headers.clone();
         *request.version_mut() = http::Version::HTTP_2;
-        self.sign(request.headers_mut(), connection).map_err(Failed::Perhaps)?;
+        self.sign(request.headers_mut(), connection)?;
         if !call.endless {
             write_timeout(request.headers_mut(), call.deadline.saturating_duration_since(Instant::now()));
         }
@@ -174,13 +174,17 @@ impl Channel {
     }
 
     /// Adds a token of ours that names this peer and no other.
-    fn sign(&self, headers: &mut HeaderMap, connection: &Connection) -> Result<()> {
+    fn sign(&self, headers: &mut HeaderMap, connection: &Connection) -> Result<(), Failed> {
         let (environment, peer) = (&self.0.environment, &connection.link.peer);
-        let token = environment.source.token(Some(&peer.id), environment.options.max_token_life, Some(peer.not_after))?;
+        let token = environment.source.token(Some(&peer.id), environment.options.max_token_life, Some(peer.not_after));
+        let token = token.map_err(Failed::Perhaps)?;
+        if !connection.carries(&token.certificate) {
+            return Err(Failed::Unprocessed(self.gone("this process has a new certificate")));
+        }
         if write_token(headers, &CallToken { text: token.text, expires: token.expires }) {
             return Ok(());
         }
-        Err(Error::internal("token", "it cannot be written as a header"))
+        Err(Failed::Perhaps(Error::internal("token", "it cannot be written as a header")))
     }
 
     fn broken(&self, error: &hyper::Error) -> Error {

@@ -32,13 +32,20 @@ pub(crate) struct Connection {
     /// the very moment of the end is given back only when the last copy has gone.
     sender: Mutex<Option<Sender>>,
     pub(crate) link: Arc<Link>,
+    source: Source,
 }
 
 impl Connection {
+    /// Whether tokens that are signed with `certificate` can go out on it.
+    pub(crate) fn carries(&self, certificate: &[u8]) -> bool {
+        self.link.shown.as_deref().is_none_or(|shown| shown == certificate)
+    }
+
     /// Whether a new call can go out on it. HTTP/2 may notice later than the socket that the peer has gone.
     pub(crate) fn is_usable(&self) -> bool {
         lock(&self.sender).as_ref().is_some_and(|sender| !sender.is_closed())
             && self.link.files.as_ref().is_none_or(|files| !files.is_closed())
+            && self.carries(&self.source.certificate())
     }
 
     /// Queues a call to be sent. `None` when the connection has ended.
@@ -101,7 +108,7 @@ pub(crate) async fn connect(
             tracing::debug!(%target, %error, "a connection broke");
         }
     };
-    Ok((Connection { sender: Mutex::new(Some(sender)), link }, driver))
+    Ok((Connection { sender: Mutex::new(Some(sender)), link, source: source.clone() }, driver))
 }
 
 /// No pings: other implementations close connections whose clients ping often.

@@ -49,7 +49,8 @@ impl NetworkServiceApi for NetworkClient {
         let transport = response.extensions().get::<Arc<Transport>>().cloned();
         let message = response.into_inner();
         let files = answered(&message, &ours, transport.as_deref(), deadline).await?;
-        Ok(Answer { connection: Connection::try_from(message)?, files })
+        let certificate = transport.map(|transport| transport.link.peer.certificate.clone());
+        Ok(Answer { connection: Connection::try_from(message)?, files, certificate })
     }
 
     async fn close(&self, connection: Connection, files: Files, caller: Caller) -> Result<()> {

@@ -68,7 +68,8 @@ impl Call {
         }
         let (token, token_expires) = token.map(|token| (token.text, Some(token.expires))).unwrap_or_default();
         let timeout = metadata::read_timeout(&headers);
-        let caller = Caller { identity: Some(link.peer.id.clone()), token, token_expires, timeout };
+        let (identity, certificate) = (Some(link.peer.id.clone()), Some(link.peer.certificate.clone()));
+        let caller = Caller { identity, certificate, token, token_expires, timeout };
         Ok((message, Call { link, caller, deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)) }))
     }
 

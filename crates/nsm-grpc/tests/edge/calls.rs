@@ -16,7 +16,7 @@ async fn the_caller_is_who_tls_says_with_its_token_and_deadline() {
     let record = seen.clone();
     let fake = Fake::new(move |request, caller| {
         record.lock().unwrap().push(caller);
-        async move { Ok(Answer { connection: request.connection, files: Files::default() }) }
+        async move { Ok(Answer { connection: request.connection, files: Files::default(), certificate: None }) }
     });
     let server = world.start(vec![world.unix("s"), tcp()], Some(fake), None).await;
     for address in &server.addresses {
@@ -99,7 +99,7 @@ async fn work_goes_on_when_its_caller_vanishes() {
                 gate.notified().await;
                 done.send(()).await.unwrap();
             }
-            Ok(Answer { connection: request.connection, files: Files::default() })
+            Ok(Answer { connection: request.connection, files: Files::default(), certificate: None })
         }
     });
     let server = world.start(vec![world.unix("s")], Some(fake), None).await;

@@ -17,7 +17,7 @@ fn doubling() -> Arc<Fake> {
         let (key, file) = file(&format!("{said}{said}"));
         let mut files = Files::default();
         files.insert(key, file);
-        Ok(Answer { connection: Connection { mechanism: Some(kernel(key)), ..request.connection }, files })
+        Ok(Answer { connection: Connection { mechanism: Some(kernel(key)), ..request.connection }, files, certificate: None })
     })
 }
 
@@ -35,7 +35,11 @@ async fn a_namespace_travels_both_ways() {
         assert_eq!((got, request.files.len()), (expected, 1));
         let mut files = Files::default();
         files.insert(own.0, own.1.clone());
-        std::future::ready(Ok(Answer { connection: Connection { mechanism: Some(kernel(own.0)), ..request.connection }, files }))
+        std::future::ready(Ok(Answer {
+            connection: Connection { mechanism: Some(kernel(own.0)), ..request.connection },
+            files,
+            certificate: None,
+        }))
     });
     let server = world.start(vec![world.unix("s")], Some(fake.clone()), None).await;
     let api = world.dialer().network_service(&server.addresses[0], &Files::default());
@@ -118,7 +122,7 @@ async fn an_answer_that_names_a_file_and_brings_none_is_an_error() {
     let world = World::new().await;
     let fake = Fake::new(async |request: Request, _| {
         let mechanism = Some(kernel(InodeKey { dev: 7, ino: 7 }));
-        Ok(Answer { connection: Connection { mechanism, ..request.connection }, files: Files::default() })
+        Ok(Answer { connection: Connection { mechanism, ..request.connection }, files: Files::default(), certificate: None })
     });
     let server = world.start(vec![world.unix("s")], Some(fake), None).await;
     let api = world.dialer().network_service(&server.addresses[0], &Files::default());
@@ -146,7 +150,7 @@ async fn tcp_carries_no_files_and_leaves_their_names_alone() {
     let fake = Fake::new(async |request: Request, _| {
         assert!(request.files.is_empty());
         let mechanism = request.preferences.first().cloned();
-        Ok(Answer { connection: Connection { mechanism, ..request.connection }, files: Files::default() })
+        Ok(Answer { connection: Connection { mechanism, ..request.connection }, files: Files::default(), certificate: None })
     });
     let server = world.start(vec![tcp()], Some(fake), None).await;
     let api = world.dialer().network_service(&server.addresses[0], &Files::default());

@@ -86,6 +86,27 @@ async fn rotating_certificates_fail_no_call() {
     }
 }
 
+/// Servers judge a token by the certificate that its connection showed, so both must be of the same SVID for as long as
+/// the connection is used; clients come again to see the new certificate of a server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_signed_with_the_certificate_that_was_shown() {
+    let life = Duration::from_secs(2);
+    let world = World::with(Authority::new("example.org").unwrap().with_svid_life(life)).await;
+    let judging = Fake::new(async |request: Request, caller: Caller| {
+        let leaf = nsm_policy::jwt::Leaf::from_der(caller.certificate.as_ref().unwrap()).unwrap();
+        assert_eq!(leaf.signed(&caller.token), Some(true));
+        Ok(Answer { connection: request.connection, files: Files::default(), certificate: None })
+    });
+    let server = world.start(vec![world.unix("s")], Some(judging), None).await;
+    let api = world.dialer().network_service(&server.addresses[0], &Files::default());
+    let (begun, mut shown) = (Instant::now(), std::collections::BTreeSet::new());
+    while begun.elapsed() < life * 2 {
+        let answer = bounded(api.request(request("a", None), within())).await.unwrap();
+        shown.insert(answer.certificate.unwrap());
+    }
+    assert!(shown.len() > 2, "the server's certificate rotated at least twice, seen were {}", shown.len());
+}
+
 #[tokio::test]
 async fn a_peer_that_accepts_and_says_nothing_is_given_up_within_the_dial_timeout() {
     let world = World::new().await;
@@ -113,7 +134,7 @@ async fn a_call_in_flight_is_finished_before_the_end() {
         async move {
             begun.send(()).await.unwrap();
             gate.notified().await;
-            Ok(Answer { connection: request.connection, files: Files::default() })
+            Ok(Answer { connection: request.connection, files: Files::default(), certificate: None })
         }
     });
     let server = world.start(vec![world.unix("s")], Some(fake), None).await;

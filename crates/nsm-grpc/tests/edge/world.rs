@@ -155,7 +155,7 @@ impl Fake {
     pub fn agreeable() -> Arc<Fake> {
         Fake::new(async |request: Request, _| {
             let mechanism = request.preferences.first().cloned();
-            Ok(Answer { connection: Connection { mechanism, ..request.connection }, files: request.files })
+            Ok(Answer { connection: Connection { mechanism, ..request.connection }, files: request.files, certificate: None })
         })
     }
 }

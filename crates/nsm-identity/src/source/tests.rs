@@ -80,7 +80,7 @@ async fn both_sides_prove_who_they_are() {
     for seen in [over_tcp, over_unix] {
         assert_eq!((seen.version, seen.alpn.as_deref()), (Some(ProtocolVersion::TLSv1_3), Some(&b"h2"[..])));
         for leaf in [seen.server, seen.client] {
-            let Peer { id, not_after } = peer(&[leaf]).unwrap();
+            let Peer { id, not_after, .. } = peer(&[leaf]).unwrap();
             assert_eq!(id, source.id());
             assert!(not_after > SystemTime::now() + HOUR - Duration::from_secs(30));
         }

@@ -1,6 +1,7 @@
 //! `nsm client`: asks for network services, keeps them, and closes them when it is told to stop.
 
 use super::{
+    authorize,
     process::{CONNECT_TO, Common, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
     registration::own_netns,
 };
@@ -81,7 +82,7 @@ fn hop(name: HopName, process: &Process, manager: Target, timeout: Duration, con
         name,
         standing: Standing::Origin,
         issuer: process.issuer.clone(),
-        admit: vec![],
+        admit: authorize::client(&process.issuer),
         reserve: vec![Box::new(Environment(context.labels.clone()))],
         onward: Box::new(Fixed(manager)),
         dial: process.dial(),

@@ -4,6 +4,7 @@
 //! `passthrough` joins each client to the next endpoint of the same service, chosen by labels of its own.
 
 use super::{
+    authorize,
     process::{self, CONNECT_TO, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
     registration::{Registration, own_netns, own_socket},
 };
@@ -143,7 +144,7 @@ impl Config {
             name: self.name.clone(),
             standing: Standing::Server,
             issuer: process.issuer.clone(),
-            admit: vec![],
+            admit: authorize::server(&process.issuer),
             reserve: parts.reserve,
             onward: parts.onward,
             dial: process.dial(),

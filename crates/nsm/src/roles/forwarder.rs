@@ -1,6 +1,7 @@
 //! `nsm forwarder`: makes the wires of one node. Chooses the endpoint, joins client and endpoint in the kernel.
 
 use super::{
+    authorize,
     identity::socket_path,
     process::{self, CONNECT_TO, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
     registration::{Registration, own_socket},
@@ -159,7 +160,7 @@ pub(super) async fn hop(
         name,
         standing: Standing::Server,
         issuer: process.issuer.clone(),
-        admit: vec![],
+        admit: authorize::server(&process.issuer),
         reserve: vec![Box::new(negotiate), Box::new(UnknownMtu(DEFAULT_MTU))],
         onward: Box::new(Endpoints { registry, offers, turns: RoundRobin::default(), issuer: process.issuer.clone() }),
         dial,

@@ -1,6 +1,7 @@
 //! `nsm manager`: the control plane of one node. Chooses a forwarder; shows its node the registry.
 
 use super::{
+    authorize,
     process::{self, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
     registry,
 };
@@ -95,7 +96,7 @@ impl Config {
             name: self.name.clone(),
             standing: Standing::Server,
             issuer: process.issuer.clone(),
-            admit: vec![],
+            admit: authorize::server(&process.issuer),
             reserve: vec![Box::new(Environment(context.labels.clone()))],
             onward: Box::new(Forwarders { registry, service: self.forwarder_service.clone(), own_url: self.own_url()? }),
             dial,

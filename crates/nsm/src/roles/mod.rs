@@ -2,6 +2,7 @@
 //!
 //! Composition only. What a role does with a Request is decided in `nsm-hop`.
 
+pub mod authorize;
 pub mod client;
 pub mod endpoint;
 pub mod forwarder;

@@ -2,7 +2,7 @@
 
 use crate::{
     context::Context,
-    settings::{Opt, Settings, Shape},
+    settings::{GoDuration, Opt, Settings, Shape},
 };
 use nsm_api::*;
 use nsm_grpc::{DialOptions, Dialer, ServeOptions};
@@ -53,7 +53,8 @@ impl Common {
     pub fn read(settings: &mut Settings) -> Common {
         Common {
             workload_api: settings.text("workload-api"),
-            max_token_life: settings.duration("max-token-lifetime"),
+            // Below zero, as other implementations take it: tokens that have ended when they are made.
+            max_token_life: settings.read("max-token-lifetime", |text| Ok(text.parse::<GoDuration>()?.to_std().unwrap_or_default())),
             dial_timeout: settings.duration("dial-timeout"),
         }
     }
@@ -69,6 +70,7 @@ pub struct Process {
     pub issuer: Arc<dyn Issuer>,
     /// Grows with every start.
     pub generation: u64,
+    max_token_life: Duration,
 }
 
 impl Process {
@@ -93,7 +95,7 @@ impl Process {
         let issuer = Arc::new(ProcessIssuer { source: source.clone(), ids: HopIds::random()?, max_life: common.max_token_life });
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let generation = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        Ok(Process { source, dialer, issuer, generation })
+        Ok(Process { source, dialer, issuer, generation, max_token_life: common.max_token_life })
     }
 
     /// Listens, and serves until the shutdown; answers as soon as everything listens.
@@ -115,7 +117,8 @@ impl Process {
     }
     /// Calls other processes, and `local` hops of this one without a wire.
     pub fn dial_with(&self, local: BTreeMap<String, Arc<dyn NetworkServiceApi>>) -> Arc<dyn Dial> {
-        let direct = |hop| Arc::new(Direct { hop, id: self.source.id(), issuer: self.issuer.clone() }) as Arc<dyn NetworkServiceApi>;
+        let direct =
+            |hop| Arc::new(Direct { hop, source: self.source.clone(), max_life: self.max_token_life }) as Arc<dyn NetworkServiceApi>;
         Arc::new(ProcessDial { dialer: self.dialer.clone(), local: local.into_iter().map(|(name, hop)| (name, direct(hop))).collect() })
     }
 }
@@ -159,16 +162,18 @@ impl Dial for ProcessDial {
 /// A call between roles of one process: the same words as over a wire, so the path that others see is the same.
 struct Direct {
     hop: Arc<dyn NetworkServiceApi>,
-    id: SpiffeId,
-    issuer: Arc<dyn Issuer>,
+    source: Source,
+    max_life: Duration,
 }
 
 impl Direct {
     fn sign(&self, mut caller: Caller) -> Result<Caller> {
-        let (token, expires) = self.issuer.token(Some(&self.id))?;
-        caller.identity = Some(self.id.clone());
-        caller.token = token;
-        caller.token_expires = Some(expires);
+        let id = self.source.id();
+        let token = self.source.token(Some(&id), self.max_life, None)?;
+        caller.identity = Some(id);
+        caller.token = token.text;
+        caller.token_expires = Some(token.expires);
+        caller.certificate = Some(token.certificate);
         Ok(caller)
     }
 }
@@ -176,7 +181,10 @@ impl Direct {
 #[async_trait::async_trait]
 impl NetworkServiceApi for Direct {
     async fn request(&self, request: Request, caller: Caller) -> Result<Answer> {
-        self.hop.request(request, self.sign(caller)?).await
+        let caller = self.sign(caller)?;
+        let certificate = caller.certificate.clone();
+        let answer = self.hop.request(request, caller).await?;
+        Ok(Answer { certificate, ..answer })
     }
     async fn close(&self, connection: Connection, files: Files, caller: Caller) -> Result<()> {
         self.hop.close(connection, files, self.sign(caller)?).await
