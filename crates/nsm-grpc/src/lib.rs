@@ -22,6 +22,7 @@ mod listen;
 mod metadata;
 mod named;
 mod preface;
+mod registry_path;
 mod rpc;
 mod serve;
 mod shown;

@@ -1,6 +1,6 @@
 //! What travels in the headers of every call: the caller's token, and how long the caller waits.
 //!
-//! The registry's `path` header will be read and written here too; handlers have the whole metadata at hand.
+//! The registry's `path` header is in `registry_path`.
 
 use http::{HeaderMap, HeaderValue};
 use nsm_api::limits::MAX_TOKEN_BYTES;

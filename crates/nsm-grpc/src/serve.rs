@@ -65,7 +65,7 @@ pub async fn serve(options: ServeOptions, shutdown: impl Future<Output = ()> + S
 
 async fn run(listeners: Vec<Listener>, options: ServeOptions, shutdown: impl Future<Output = ()>) {
     let (drainer, drain) = drain();
-    let routes = handlers::routes(options.network, options.registry, &drain);
+    let routes = handlers::routes(options.network, options.registry, &options.source, &drain);
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let server = Arc::new(Server { source: options.source, routes, room, drain });
     let mut accepting = JoinSet::new();

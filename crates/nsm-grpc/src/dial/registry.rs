@@ -9,6 +9,7 @@ use super::{
 use crate::{
     limits::{FD_WAIT, MAX_MESSAGE_BYTES},
     named,
+    registry_path::RegistryPath,
     rpc::{
         endpoint_registry::network_service_endpoint_registry_client::NetworkServiceEndpointRegistryClient,
         service_registry::network_service_registry_client::NetworkServiceRegistryClient,
@@ -46,13 +47,13 @@ impl RegistryApi for RegistryClient {
     async fn register_service(&self, service: NetworkService, caller: Caller) -> Result<NetworkService> {
         let call = Outgoing::new(&caller, Files::default());
         let deadline = call.deadline;
-        let response = self.channel.within(deadline, self.services.clone().register(call.wrap(service.into()))).await?;
+        let response = self.channel.within(deadline, self.services.clone().register(registering(call, &caller, service.into()))).await?;
         response.into_inner().try_into()
     }
 
     async fn unregister_service(&self, service: NetworkService, caller: Caller) -> Result<()> {
         let call = Outgoing::new(&caller, Files::default());
-        self.channel.within(call.deadline, self.services.clone().unregister(call.wrap(service.into()))).await?;
+        self.channel.within(call.deadline, self.services.clone().unregister(registering(call, &caller, service.into()))).await?;
         Ok(())
     }
 
@@ -66,13 +67,13 @@ impl RegistryApi for RegistryClient {
     async fn register_endpoint(&self, endpoint: NetworkServiceEndpoint, files: Files, caller: Caller) -> Result<NetworkServiceEndpoint> {
         let message = pr::NetworkServiceEndpoint::from(endpoint);
         let call = Outgoing::new(&caller, chosen(named::in_endpoint(&message), &files));
-        let response = self.channel.within(call.deadline, self.endpoints.clone().register(call.wrap(message))).await?;
+        let response = self.channel.within(call.deadline, self.endpoints.clone().register(registering(call, &caller, message))).await?;
         response.into_inner().try_into()
     }
 
     async fn unregister_endpoint(&self, endpoint: NetworkServiceEndpoint, caller: Caller) -> Result<()> {
         let call = Outgoing::new(&caller, Files::default());
-        self.channel.within(call.deadline, self.endpoints.clone().unregister(call.wrap(endpoint.into()))).await?;
+        self.channel.within(call.deadline, self.endpoints.clone().unregister(registering(call, &caller, endpoint.into()))).await?;
         Ok(())
     }
 
@@ -82,6 +83,13 @@ impl RegistryApi for RegistryClient {
         let find = |call: Outgoing| async move { client.find(call.wrap(message)).await };
         open(&self.channel, length, caller, find, with_socket).await
     }
+}
+
+/// The call with the path of the registration. Of the caller on whose behalf it is made, only the token is needed.
+fn registering<M>(call: Outgoing, caller: &Caller, message: M) -> tonic::Request<M> {
+    let mut request = call.wrap(message);
+    RegistryPath::onward(&caller.token).write(request.metadata_mut().as_mut());
+    request
 }
 
 fn length(watch: bool) -> Length {

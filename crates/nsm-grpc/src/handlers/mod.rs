@@ -20,13 +20,19 @@ use crate::{
     tls::Link,
 };
 use nsm_api::{Caller, Error, Files, InodeKey, Kind, NetworkServiceApi, RegistryApi, Result, limits::MAX_FILES_PER_REQUEST};
+use nsm_identity::Source;
 use std::{collections::BTreeSet, future::Future, os::fd::OwnedFd, sync::Arc};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Response, Status, service::Routes};
 use tracing::Instrument;
 
 /// All services of a process, and the health service about them.
-pub(crate) fn routes(network: Option<Arc<dyn NetworkServiceApi>>, registry: Option<Arc<dyn RegistryApi>>, drain: &Drain) -> Routes {
+pub(crate) fn routes(
+    network: Option<Arc<dyn NetworkServiceApi>>,
+    registry: Option<Arc<dyn RegistryApi>>,
+    source: &Source,
+    drain: &Drain,
+) -> Routes {
     let mut names = vec![];
     let mut routes = Routes::builder();
     if let Some(api) = network {
@@ -36,7 +42,7 @@ pub(crate) fn routes(network: Option<Arc<dyn NetworkServiceApi>>, registry: Opti
         routes.add_service(monitor::MonitorConnectionServer::new(handler).max_decoding_message_size(MAX_MESSAGE_BYTES));
     }
     if let Some(api) = registry {
-        let handler = registry::Registry { api, drain: drain.clone() };
+        let handler = registry::Registry { api, source: source.clone(), drain: drain.clone() };
         names.extend([service_registry::SERVICE_NAME, endpoint_registry::SERVICE_NAME]);
         routes
             .add_service(service_registry::NetworkServiceRegistryServer::new(handler.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES));

@@ -3,25 +3,31 @@
 use super::{Call, answer};
 use crate::{
     drain::Drain,
-    named,
+    limits::REGISTRATION_TOKEN_LIFE,
+    metadata, named,
+    registry_path::RegistryPath,
     rpc::{
         endpoint_registry::network_service_endpoint_registry_server::NetworkServiceEndpointRegistry,
         service_registry::network_service_registry_server::NetworkServiceRegistry,
     },
     status::to_status,
+    tls::Link,
 };
 use buffa_types::google::protobuf::Empty;
 use futures::{Stream, StreamExt, stream::BoxStream};
+use http::HeaderMap;
 use nsm_api::{
     EndpointQuery, EndpointUpdate, Files, InodeKey, NetworkService, NetworkServiceEndpoint, RegistryApi, Result, ServiceQuery,
     proto::registry as pr,
 };
+use nsm_identity::Source;
 use std::sync::Arc;
 use tonic::{Response, Status};
 
 #[derive(Clone)]
 pub(super) struct Registry {
     pub(super) api: Arc<dyn RegistryApi>,
+    pub(super) source: Source,
     pub(super) drain: Drain,
 }
 
@@ -32,13 +38,15 @@ impl NetworkServiceRegistry for Registry {
     type FindStream = Messages<pr::NetworkServiceResponse>;
 
     async fn register(&self, request: tonic::Request<pr::NetworkService>) -> Result<Response<pr::NetworkService>, Status> {
-        answer(self.register_service(request).await)
+        let path = self.path(&request).map_err(to_status)?;
+        with_path(path, self.register_service(request).await)
     }
     async fn find(&self, request: tonic::Request<pr::NetworkServiceQuery>) -> Result<Response<Self::FindStream>, Status> {
         answer(self.find_services(request).await)
     }
     async fn unregister(&self, request: tonic::Request<pr::NetworkService>) -> Result<Response<Empty>, Status> {
-        answer(self.unregister_service(request).await)
+        let path = self.path(&request).map_err(to_status)?;
+        with_path(path, self.unregister_service(request).await)
     }
 }
 
@@ -47,17 +55,28 @@ impl NetworkServiceEndpointRegistry for Registry {
     type FindStream = Messages<pr::NetworkServiceEndpointResponse>;
 
     async fn register(&self, request: tonic::Request<pr::NetworkServiceEndpoint>) -> Result<Response<pr::NetworkServiceEndpoint>, Status> {
-        answer(self.register_endpoint(request).await)
+        let path = self.path(&request).map_err(to_status)?;
+        with_path(path, self.register_endpoint(request).await)
     }
     async fn find(&self, request: tonic::Request<pr::NetworkServiceEndpointQuery>) -> Result<Response<Self::FindStream>, Status> {
         answer(self.find_endpoints(request).await)
     }
     async fn unregister(&self, request: tonic::Request<pr::NetworkServiceEndpoint>) -> Result<Response<Empty>, Status> {
-        answer(self.unregister_endpoint(request).await)
+        let path = self.path(&request).map_err(to_status)?;
+        with_path(path, self.unregister_endpoint(request).await)
     }
 }
 
 impl Registry {
+    /// The path of a registration as its caller wants it back, if they do.
+    fn path<M>(&self, request: &tonic::Request<M>) -> Result<Option<RegistryPath>> {
+        let headers: &HeaderMap = request.metadata().as_ref();
+        let (Some(path), Some(link)) = (RegistryPath::read(headers)?, request.extensions().get::<Arc<Link>>()) else { return Ok(None) };
+        let token = metadata::read_token(headers).map(|token| token.text).unwrap_or_default();
+        let own = self.source.token(Some(&link.peer.id), REGISTRATION_TOKEN_LIFE, Some(link.peer.not_after))?;
+        Ok(Some(path.answered(&token, own.text)))
+    }
+
     async fn register_service(&self, request: tonic::Request<pr::NetworkService>) -> Result<pr::NetworkService> {
         let (message, call) = Call::read(request)?;
         let service = NetworkService::try_from(message)?;
@@ -124,4 +143,12 @@ impl Registry {
         let drain = self.drain.clone();
         messages.take_until(async move { drain.closing().await }).boxed()
     }
+}
+
+fn with_path<T>(path: Option<RegistryPath>, result: Result<T>) -> Result<Response<T>, Status> {
+    let mut response = answer(result)?;
+    if let Some(path) = path {
+        path.write(response.metadata_mut().as_mut());
+    }
+    Ok(response)
 }
