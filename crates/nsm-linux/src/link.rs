@@ -30,6 +30,8 @@ pub(crate) struct Link {
     /// The local number of the namespace of the other end, when it is another one.
     pub(crate) peer_netns: Option<u32>,
     pub(crate) vxlan: Option<Vxlan>,
+    /// It has a carrier, and the kernel has begun to use it.
+    pub(crate) carries: bool,
     pub(crate) ipv6_disabled: bool,
     pub(crate) stats: Option<[u64; 8]>,
 }
@@ -61,6 +63,7 @@ impl Link {
                 IFLA_IFALIAS => link.alias = read_text(content),
                 IFLA_MTU => link.mtu = read_u32(content, 0)?,
                 IFLA_ADDRESS => link.mac = content.try_into().ok().map(MacAddr),
+                IFLA_OPERSTATE => link.carries = content.first() == Some(&IF_OPER_UP),
                 IFLA_GROUP => link.group = read_u32(content, 0)?,
                 IFLA_MASTER => link.master = read_u32(content, 0),
                 IFLA_LINK => link.peer = read_u32(content, 0).filter(|index| *index != 0),

@@ -53,6 +53,7 @@ pub(crate) const IFLA_IFNAME: u16 = 3;
 pub(crate) const IFLA_MTU: u16 = 4;
 pub(crate) const IFLA_LINK: u16 = 5;
 pub(crate) const IFLA_MASTER: u16 = 10;
+pub(crate) const IFLA_OPERSTATE: u16 = 16;
 pub(crate) const IFLA_LINKINFO: u16 = 18;
 pub(crate) const IFLA_IFALIAS: u16 = 20;
 pub(crate) const IFLA_STATS64: u16 = 23;
@@ -78,6 +79,8 @@ pub(crate) const IFLA_INET6_CONF: u16 = 2;
 pub(crate) const DEVCONF_DISABLE_IPV6: usize = 26;
 pub(crate) const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 pub(crate) const IFF_UP: u32 = 1;
+/// The operational state of a link that has a carrier and uses it.
+pub(crate) const IF_OPER_UP: u8 = 6;
 
 pub(crate) const IFA_ADDRESS: u16 = 1;
 pub(crate) const IFA_LOCAL: u16 = 2;

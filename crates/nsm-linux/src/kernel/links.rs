@@ -14,7 +14,17 @@ use crate::{
 use nsm_api::{Error, Kind, Result};
 use nsm_hop::kernel::{IfName, Iface, Link, Netns};
 use rustix::io::Errno;
-use std::{collections::BTreeSet, net::IpAddr, os::fd::AsRawFd};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    os::fd::AsRawFd,
+    time::{Duration, Instant},
+};
+
+/// How long a cable may take until it carries packets.
+const CARRIER_BOUND: Duration = Duration::from_secs(2);
+/// Pause between two looks at it.
+const CARRIER_PAUSE: Duration = Duration::from_millis(1);
 
 /// Makes a link unless it is there; what is ours under these names but different gives way. Returns its ends.
 pub(super) fn add(inner: &Inner, job: &mut Job, wanted: &Link) -> Result<Vec<(Iface, link::Link)>> {
@@ -46,8 +56,8 @@ pub(super) fn add(inner: &Inner, job: &mut Job, wanted: &Link) -> Result<Vec<(If
             bear_vxlan(inner, job, at, &settings)
         }
     };
-    let raised = born.and_then(|()| wanted.ifaces().into_iter().map(|iface| raise(job, iface)).collect());
-    raised.inspect_err(|_| abandon(inner, job, wanted))
+    let raised = born.and_then(|()| wanted.ifaces().into_iter().map(|iface| raise(job, iface)).collect::<Result<_>>());
+    raised.and_then(|ends| carries(job, wanted).map(|()| ends)).inspect_err(|_| abandon(inner, job, wanted))
 }
 
 fn is_whole(job: &mut Job, wanted: &Link, found: &[(&Iface, Option<Found>)]) -> Result<bool> {
@@ -111,6 +121,24 @@ fn raise(job: &mut Job, iface: &Iface) -> Result<(Iface, link::Link)> {
     let born = born.ok_or_else(lost)?;
     mark(job, iface, born.index)?;
     Ok((iface.clone(), born))
+}
+
+/// Waits until both ends of a cable carry packets. The kernel takes note of a carrier that came up when it gets to it,
+/// which takes long when many links are made; until then it drops what is sent, and who resolves an address tries again
+/// only after a second. Since Linux 6.8 the question itself makes it take note.
+fn carries(job: &mut Job, wanted: &Link) -> Result<()> {
+    let Link::Veth { a, b } = wanted else { return Ok(()) }; // a tunnel has no carrier to wait for
+    let until = Instant::now() + CARRIER_BOUND;
+    for iface in [a, b] {
+        while job.named(iface)?.is_some_and(|link| !link.carries) {
+            if Instant::now() > until {
+                let reason = format!("it has no carrier {CARRIER_BOUND:?} after it was brought up");
+                return Err(Error::new(Kind::Kernel, describe(iface), reason, "see who else takes links down there"));
+            }
+            std::thread::sleep(CARRIER_PAUSE);
+        }
+    }
+    Ok(())
 }
 
 /// Writes the tag of this generation onto a link of an older one.
