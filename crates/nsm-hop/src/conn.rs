@@ -27,6 +27,11 @@ pub const MAX_OWED: usize = 16;
 /// How long a next hop is asked to Close before its own expiry is left to do it, when no token says.
 pub const OWED_LIFE: Duration = Duration::from_secs(600);
 
+/// The part of a Close's time that the hops behind get.
+const CLOSE_SHARE: f64 = 0.8;
+/// The part of a connection's life that is kept for closing it: the tokens of the path must still be good then.
+const FAREWELL_SHARE: f64 = 0.1;
+
 /// Where the answer goes. Nobody may be waiting any more.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 
@@ -100,12 +105,12 @@ impl Conn {
         let draft = self.admit(incoming)?;
         if self.up.is_some() && draft.connection.state == State::ReselectRequested {
             self.down();
-            self.settle().await; // whatever it could not reach is owed, and does not stop a new start
+            self.settle(self.role.timing.close_timeout).await; // whatever it could not reach is owed, and does not stop a new start
         }
         match self.establish(draft, incoming, deadline).await {
             Ok(plan) => Ok(self.commit(plan)),
             Err(error) => {
-                self.settle().await; // back to the last commit, or to nothing
+                self.settle(self.role.timing.close_timeout).await; // back to the last commit, or to nothing
                 Err(error.at(&self.role.name))
             }
         }
@@ -166,7 +171,7 @@ impl Conn {
             if let Some(old) = before.as_ref().filter(|old| old.candidate.target != sent.candidate.target) {
                 // The way changes: the hops behind may be the same, and must not hear of the old way later.
                 self.owe(old.clone());
-                self.repay().await;
+                self.repay(self.role.timing.close_timeout).await;
                 self.drifted = true;
             }
             let answered = match self.ask(&sent, deadline).await {
@@ -187,7 +192,7 @@ impl Conn {
                     debug!(target = %sent.candidate.target, %error, "next hop refused");
                     if self.committed_target() != Some(&sent.candidate.target) {
                         self.owe(sent); // it may hold something all the same: its answer may have been lost
-                        self.repay().await;
+                        self.repay(self.role.timing.close_timeout).await;
                     }
                     failures.push(error);
                 }
@@ -214,8 +219,10 @@ impl Conn {
         let (expires, refresh) = match self.role.standing {
             Standing::Origin => (None, Some(now + path::refresh_delay(path, wall).unwrap_or(self.role.timing.retry_min))),
             Standing::Server => {
-                let left = path.previous().and_then(|segment| segment.expires).and_then(|end| end.duration_since(wall).ok());
-                (Some(now + left.unwrap_or_default()), None)
+                let left =
+                    path.previous().and_then(|segment| segment.expires).and_then(|end| end.duration_since(wall).ok()).unwrap_or_default();
+                let farewell = left.mul_f64(FAREWELL_SHARE).min(2 * self.role.timing.close_timeout);
+                (Some(now + left - farewell), None)
             }
         };
         Ok(Plan { connection: draft.connection, files: draft.files, wires, sent, return_index: incoming.return_index, expires, refresh })
@@ -257,14 +264,15 @@ impl Conn {
 
     /// Makes the outside agree with `up`. The only undo, the only repair, the only restart path, and Close.
     /// Says whether all of it could be done; what could not is tried again at the next wake.
-    async fn settle(&mut self) -> bool {
+    /// `patience` bounds each Close.
+    async fn settle(&mut self, patience: Duration) -> bool {
         let desired = self.up.as_ref().map(|plan| plan.wires.now.union(&plan.wires.later).cloned().collect()).unwrap_or_default();
         let mut done = true;
         if let Err(error) = self.wire(&desired).await {
             warn!(%error, "kernel not settled");
             done = false;
         }
-        done &= self.repay().await;
+        done &= self.repay(patience).await;
         if self.up.is_some() {
             done &= self.restate().await;
         } else if done && self.held {
@@ -302,13 +310,12 @@ impl Conn {
     }
 
     /// Tells next hops to Close. True when nobody is left who has not heard it.
-    async fn repay(&mut self) -> bool {
+    async fn repay(&mut self, patience: Duration) -> bool {
         for owed in std::mem::take(&mut self.owed) {
             let now = Instant::now();
-            let timeout = self.role.timing.close_timeout;
             let api = self.role.dial.dial(&owed.sent.candidate.target, &owed.sent.candidate.socket);
-            let close = api.close(owed.sent.connection.clone(), owed.sent.files.clone(), Caller::within(timeout));
-            match within(now + timeout, &owed.sent.candidate.target.to_string(), close).await {
+            let close = api.close(owed.sent.connection.clone(), owed.sent.files.clone(), Caller::within(patience));
+            match within(now + patience, &owed.sent.candidate.target.to_string(), close).await {
                 Ok(()) => {}
                 Err(error) if error.retryable() && owed.until > now => {
                     debug!(%error, "close not heard yet");
@@ -342,7 +349,9 @@ impl Conn {
         }
         debug!(identity = ?closing.caller.identity, "close asked");
         self.down();
-        if self.settle().await {
+        // The hops behind get less time than we have, so that their word reaches our caller before it gives up.
+        let patience = closing.caller.timeout.map_or(self.role.timing.close_timeout, |timeout| timeout.mul_f64(CLOSE_SHARE));
+        if self.settle(patience.max(self.role.timing.close_timeout)).await {
             return Ok(());
         }
         let object = format!("connection {:?}", self.owner.connection.as_str());
@@ -389,7 +398,7 @@ impl Conn {
         if self.up.as_ref().and_then(|plan| plan.refresh).is_some_and(|at| at <= now) {
             self.refresh().await;
         } else {
-            self.settle().await;
+            self.settle(self.role.timing.close_timeout).await;
         }
         self.schedule();
     }
