@@ -35,6 +35,8 @@ pub(crate) struct Mesh {
 pub(crate) struct Client {
     name: String,
     netns: Netns,
+    dialer: Dialer,
+    manager: Target,
     api: Arc<dyn NetworkServiceApi>,
 }
 
@@ -60,11 +62,16 @@ impl Mesh {
     pub(crate) fn client_of(&self, dialer: &Dialer, name: impl Into<String>) -> Result<Client> {
         let netns = netns::create()?;
         Net::new(&netns)?.loopback_up()?;
-        Ok(Client { name: name.into(), netns, api: dialer.network_service(&self.manager, &Files::default()) })
+        let api = dialer.network_service(&self.manager, &Files::default());
+        Ok(Client { name: name.into(), netns, dialer: dialer.clone(), manager: self.manager.clone(), api })
     }
 }
 
 impl Client {
+    /// Dials the manager, and asks for nothing.
+    pub(crate) async fn dial(&self) -> Result<()> {
+        self.dialer.health(&self.manager, "", CALL_BOUND).await
+    }
     /// Asks for a connection.
     pub(crate) async fn connect(self, service: &str) -> Result<Connected> {
         let (name, id) = (HopName::new(&self.name)?, ConnectionId::new(&self.name)?);

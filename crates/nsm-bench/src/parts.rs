@@ -63,17 +63,19 @@ async fn edge(mesh: &Mesh, samples: u32) -> Result<[Row; 2]> {
 }
 
 /// The questions that hops ask, from where they ask them.
-async fn registry(lab: &Inside, mesh: &Mesh, samples: u32) -> Result<[Row; 2]> {
+async fn registry(lab: &Inside, mesh: &Mesh, samples: u32) -> Result<Vec<Row>> {
+    let through = questions(mesh, &mesh.manager, "registry through the manager", samples).await?;
     let (mesh, target, fabric) = (mesh.clone(), lab.registry()?, lab.netns("fabric")?);
     let ask = move || -> Result<[Row; 2]> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Error::internal("async runtime", error.to_string()))?;
-        runtime.block_on(questions(&mesh, &target, samples))
+        runtime.block_on(questions(&mesh, &target, "registry", samples))
     };
-    netns::run_in(&fabric, ask).await?
+    let direct = netns::run_in(&fabric, ask).await??;
+    Ok(direct.into_iter().chain(through).collect())
 }
 
-async fn questions(mesh: &Mesh, target: &Target, samples: u32) -> Result<[Row; 2]> {
+async fn questions(mesh: &Mesh, target: &Target, whom: &str, samples: u32) -> Result<[Row; 2]> {
     let (registry, name) = (mesh.dialer().registry(target), ServiceName::new("local")?);
     let (mut services, mut endpoints) = (vec![], vec![]);
     for number in 0..=samples {
@@ -87,7 +89,7 @@ async fn questions(mesh: &Mesh, target: &Target, samples: u32) -> Result<[Row; 2
             (services, endpoints) = (vec![], vec![]); // these dialled
         }
     }
-    Ok([row("registry: find a service", &services), row("registry: find its endpoints", &endpoints)])
+    Ok([row(format!("{whom}: find a service"), &services), row(format!("{whom}: find its endpoints"), &endpoints)])
 }
 
 async fn hops(mesh: &Mesh, service: &str, samples: u32) -> Result<[Row; 3]> {

@@ -153,6 +153,8 @@ async fn fill(lab: &mut Inside, mesh: &Mesh, count: u32) -> Result<Vec<Row>> {
     let before = Memory::of(lab)?;
     lab.step(&format!("{count} vWires on a node: namespaces"));
     let clients = clients(mesh, "wire", count)?;
+    try_join_all(clients.iter().map(Client::dial)).await?;
+    let dialled = Memory::of(lab)?;
     lab.step(&format!("{count} vWires on a node: setting up"));
     let begun = Instant::now();
     let connects = clients.into_iter().map(|client| client.connect("local"));
@@ -178,7 +180,7 @@ async fn fill(lab: &mut Inside, mesh: &Mesh, count: u32) -> Result<Vec<Row>> {
         if count == WIRES_BAR { closed.at_most(TEARDOWN_BAR) } else { closed },
         Row::alone(format!("{count} vWires: Closes asked for again"), "calls", f64::from(repeats.iter().sum::<u32>())),
     ];
-    rows.extend(memory(count, [&before, &full, &after]));
+    rows.extend(memory(count, [&before, &dialled, &full, &after]));
     Ok(rows)
 }
 
@@ -207,9 +209,11 @@ fn resident(lab: &mut Inside, process: &str) -> Result<f64> {
     number.ok_or_else(|| Error::internal(path, "does not tell VmRSS"))
 }
 
-fn memory(count: u32, [before, full, after]: [&Memory; 3]) -> Vec<Row> {
+fn memory(count: u32, [before, dialled, full, after]: [&Memory; 4]) -> Vec<Row> {
     let column = |of: fn(&Memory) -> f64| [before, full, after].map(of);
     let mut rows = process("manager", count, column(|memory| memory.manager), MANAGER_BARS);
+    let transport = (dialled.manager - before.manager) / f64::from(count);
+    rows.push(Row::alone("memory: manager, of it the client's TLS connection", "KiB", transport));
     rows.extend(process("forwarder", count, column(|memory| memory.forwarder), FORWARDER_BARS));
     rows.push(Row::alone("memory: client with one connection", "KiB", before.client).at_most(CLIENT_BAR));
     rows
