@@ -169,7 +169,12 @@ async fn marked_frames_are_seen_where_they_pass_and_nowhere_else() {
     let sniffers = [&a, &b].map(|net| Sniffer::open(net.netns(), mark).unwrap());
     let sender = probe::udp_socket(a.netns(), "10.0.0.1:0".parse().unwrap()).await.unwrap();
     let receiver = probe::udp_socket(b.netns(), "10.0.0.2:0".parse().unwrap()).await.unwrap();
-    let mut buffer = [0; 64];
+    let (mut buffer, mut tries) = ([0; 64], 0);
+    let brief = || PingOptions { timeout: Duration::from_millis(100), ..PingOptions::once("10.0.0.2".parse().unwrap()) };
+    while !probe::ping(a.netns(), brief()).await.unwrap().complete() {
+        tries += 1; // the kernel takes a moment to start a new link
+        assert!(tries < 50, "the pair carries nothing");
+    }
     for number in 0..3 {
         sender.send_to(&payload(&mark, number), receiver.local_addr().unwrap()).await.unwrap();
         let got = tokio::time::timeout(Duration::from_secs(2), receiver.recv(&mut buffer)).await.unwrap().unwrap();

@@ -158,7 +158,10 @@ fn list<'a>(spots: impl IntoIterator<Item = &'a Spot>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nsm_linux::net::Net;
+    use nsm_linux::{net::Net, probe::PingOptions};
+
+    /// Tries of a tenth of a second.
+    const MAX_TRIES: u32 = 50;
 
     const MUST: &str = "this test makes network namespaces: run it as root or under `unshare -Urnm`";
 
@@ -209,11 +212,19 @@ mod tests {
         fn net(&self, place: &str) -> &Net {
             &self.0.get(&self.name(place)).unwrap().net
         }
-        fn dress(&self) {
+        /// Addresses at both ends; waits until they reach each other, as the kernel takes a moment to start a new link.
+        async fn dress(&self) {
             for (place, address) in [("near", "10.8.0.1/24"), ("far", "10.8.0.2/24")] {
                 self.net(place).address_add("nsm-1", address.parse().unwrap()).unwrap();
                 self.net(place).up("nsm-1").unwrap();
             }
+            for _ in 0..MAX_TRIES {
+                let options = PingOptions { timeout: Duration::from_millis(100), ..PingOptions::once("10.8.0.2".parse().unwrap()) };
+                if probe::ping(self.net("near").netns(), options).await.unwrap().complete() {
+                    return;
+                }
+            }
+            panic!("the two ends do not reach each other");
         }
         async fn look(&self) -> Seen {
             let (near, far) = (self.name("near"), self.name("far"));
@@ -237,7 +248,7 @@ mod tests {
     async fn a_pair_is_isolated() {
         let stage = Stage::new("pair");
         stage.net("near").veth("nsm-1", stage.net("far").netns(), "nsm-1").unwrap();
-        stage.dress();
+        stage.dress().await;
         let seen = stage.look().await;
         assert!(seen.ok, "{}", seen.text);
     }
@@ -254,7 +265,7 @@ mod tests {
             third.set_master(place, Some("hub")).unwrap();
             third.up(place).unwrap();
         }
-        stage.dress();
+        stage.dress().await;
         let seen = stage.look().await;
         let name = stage.name("third");
         assert!(!seen.ok);
