@@ -1,6 +1,7 @@
 //! Messages as another implementation sends them: what we read and send on is what it said. See `golden/README.md`.
 //!
 //! Byte for byte, except where the other side wrote a map in its own order: there the messages are compared.
+#![allow(clippy::unwrap_used)] // a test's helpers fail like its body
 
 use buffa::Message;
 use nsm_api::{
