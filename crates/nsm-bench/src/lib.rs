@@ -1,8 +1,8 @@
 //! `nsm bench`: what a wire carries beside a bare kernel device, and what it costs to set one up.
 //!
-//! Both run against real processes of a lab that [`nsm_lab::inside`] brings up and takes away. [`wire`] alternates
-//! between a vWire and its peer, so that whatever disturbs the machine disturbs both; [`setup`] asks for connections as
-//! clients do and times every part. [`row`] is what comes out.
+//! Both run against real processes of a lab that [`nsm_lab::inside`] brings up and takes away. `wire` alternates
+//! between a vWire and its peer, so that whatever disturbs the machine disturbs both; `setup` asks for connections as
+//! clients do and times every part. `row` is what comes out.
 //!
 //! Not here: any check of function (the lab has those), and any generator of load that is not a client.
 
