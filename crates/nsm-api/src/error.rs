@@ -37,7 +37,9 @@ impl Kind {
     /// Whether the same Request may succeed later without anybody changing it.
     pub fn retryable(self) -> bool {
         match self {
-            Kind::Invalid | Kind::Denied => false,
+            Kind::Invalid => false,
+            // Policies are changed while clients wait, and a certificate that rotates within a call is refused once.
+            Kind::Denied => true,
             // Start order must not matter: what is missing or full now may be there in a second.
             Kind::NotFound | Kind::Exhausted | Kind::Unsupported | Kind::Conflict => true,
             Kind::Unavailable | Kind::Timeout | Kind::Kernel | Kind::Internal => true,

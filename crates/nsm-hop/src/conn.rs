@@ -348,10 +348,14 @@ impl Conn {
             }
         }
         debug!(identity = ?closing.caller.identity, "close asked");
+        let way = self.committed_target().cloned();
         self.down();
         // The hops behind get less time than we have, so that their word reaches our caller before it gives up.
         let patience = closing.caller.timeout.map_or(self.role.timing.close_timeout, |timeout| timeout.mul_f64(CLOSE_SHARE));
-        if self.settle(patience.max(self.role.timing.close_timeout)).await {
+        self.settle(patience.max(self.role.timing.close_timeout)).await;
+        // A way that was left before, to a hop that has died perhaps, is not this caller's concern any more.
+        let unheard = self.owed.iter().any(|owed| way.as_ref().is_none_or(|way| owed.sent.candidate.target == *way));
+        if self.touched.is_empty() && !unheard {
             return Ok(());
         }
         let object = format!("connection {:?}", self.owner.connection.as_str());

@@ -31,15 +31,23 @@ struct World {
     faults: FaultPlan,
     kernel: FakeKernel,
     held: Arc<Mutex<BTreeMap<(String, ConnectionId), Connection>>>,
+    /// A next hop that cannot be reached.
+    dead: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl World {
     fn new() -> World {
         let faults = FaultPlan::default();
-        World { kernel: FakeKernel::new(faults.clone()), faults, held: Arc::default() }
+        World { kernel: FakeKernel::new(faults.clone()), faults, held: Arc::default(), dead: Arc::default() }
     }
     fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, ConnectionId), Connection>> {
         self.held.lock().unwrap()
+    }
+    fn reach(&self, name: &str) -> Result<()> {
+        match *self.dead.lock().unwrap() {
+            Some(dead) if name.ends_with(dead) => Err(Error::new(Kind::Unavailable, name, "is dead", "nothing")),
+            _ => Ok(()),
+        }
     }
     fn empty(&self) -> bool {
         self.kernel.wires().is_empty() && self.held().is_empty()
@@ -55,6 +63,7 @@ struct NextHop {
 #[async_trait]
 impl NetworkServiceApi for NextHop {
     async fn request(&self, request: Request, _: Caller) -> Result<Answer> {
+        self.world.reach(&self.name)?;
         let mut connection = request.connection;
         let key = (self.name.clone(), connection.id.clone());
         connection.path.segments.truncate(connection.path.index as usize + 1);
@@ -71,6 +80,7 @@ impl NetworkServiceApi for NextHop {
             .await
     }
     async fn close(&self, connection: Connection, _: Files, _: Caller) -> Result<()> {
+        self.world.reach(&self.name)?;
         let key = (self.name.clone(), connection.id);
         self.world
             .faults
@@ -442,4 +452,18 @@ async fn an_address_is_not_reused_while_a_close_is_owed() {
     assert_eq!(bench.request("b").await.unwrap_err().kind, Kind::Exhausted);
     bench.calm().await;
     bench.request("b").await.unwrap();
+}
+
+/// A4: a Close succeeds although a next hop that was left before is dead; that one hears of it when it is back.
+#[tokio::test(start_paused = true)]
+async fn a_dead_former_way_does_not_spoil_a_close() {
+    let bench = Bench::new();
+    let answer = bench.request("c").await.unwrap();
+    *bench.world.dead.lock().unwrap() = Some("one");
+    bench.again(answer.connection.clone()).await.unwrap();
+    bench.close(answer.connection).await.unwrap();
+    assert_eq!(bench.world.held().len(), 1, "the dead one still holds its part");
+    *bench.world.dead.lock().unwrap() = None;
+    bench.calm().await;
+    bench.assert_nothing("the dead one is back").await;
 }
