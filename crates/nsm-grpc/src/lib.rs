@@ -1,6 +1,6 @@
 //! The edge: everything between a trait of `nsm-api` in this process and the same trait in another one.
 //!
-//! [`serve`] answers gRPC calls by calling the traits; [`Dialer`] gives the traits of a peer. Between them lie mutual
+//! [`serve()`] answers gRPC calls by calling the traits; [`Dialer`] gives the traits of a peer. Between them lie mutual
 //! TLS with SPIFFE identities, tokens and deadlines in metadata, open files that travel beside the bytes of a unix
 //! socket, monitor and watch streams, the health service, and a bound on everything ([`limits`]).
 //!

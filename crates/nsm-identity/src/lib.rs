@@ -3,7 +3,7 @@
 //! [`Authority`] is a certificate authority for one trust domain that serves the SPIFFE Workload API on unix
 //! sockets, so that a mesh needs nothing else to begin with. [`Source`] is the other side: the SVID of this
 //! process, always current, as TLS configurations and as tokens; it works with any Workload API server.
-//! [`peer`] reads who the other side of a TLS connection is. [`HopIds`] gives the ids of our hop.
+//! [`peer()`] reads who the other side of a TLS connection is. [`HopIds`] gives the ids of our hop.
 //!
 //! Not here: who may do what (policy), and any TLS connection or gRPC call of the mesh itself.
 

@@ -1,8 +1,8 @@
 //! `nsm lab`: topologies on this machine, with real processes, real namespaces and real packets.
 //!
 //! A lab is a tutorial, a test bed and an acceptance test in one YAML file; [`schema`] says what one may write. Reading
-//! it ([`read`]) and deciding what must exist ([`plan`]) are pure; a world then brings it up, looks at it, and takes
-//! everything away again. [`cli`] is the whole command.
+//! it ([`read()`]) and deciding what must exist ([`plan`]) are pure; a world then brings it up, looks at it, and takes
+//! everything away again. [`cli()`] is the whole command.
 //!
 //! Not here: what the roles do. Every process of a lab is this very program, started in its namespace as a person would.
 

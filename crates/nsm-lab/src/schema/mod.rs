@@ -72,7 +72,7 @@
 //! A check waits for its state with a bound; `ping`, `tcp`, `lasts` and `isolation` must hold at once, because a vWire
 //! that is reported up carries packets.
 //!
-//! Not here: reading ([`crate::read`]) and what processes come of it ([`crate::plan`]).
+//! Not here: reading ([`crate::read()`]) and what processes come of it ([`crate::plan`]).
 
 mod check;
 
