@@ -23,10 +23,10 @@ pub struct WireArgs {
     /// One line of JSON instead of the table.
     #[arg(long)]
     pub json: bool,
-    /// Length of one measurement, seconds.
+    /// Length of one round on each side, seconds; the two sides take turns of a fifth of a second.
     #[arg(long, value_name = "S", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=60))]
     pub seconds: u64,
-    /// Measurements of each figure, on each side; the median counts.
+    /// Rounds of each figure; the median of all turns counts.
     #[arg(long, value_name = "N", default_value = "9", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
 }

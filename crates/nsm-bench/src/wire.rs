@@ -37,6 +37,8 @@ spec:
 ";
 /// How far from its peer a vWire may be.
 const MARGIN: f64 = 0.03;
+/// Turns of one second: other work on the machine comes and goes more slowly, and so disturbs both sides alike.
+const TURNS: u64 = 5;
 /// How long a line warms up (neighbours, caches, processor clocks) before it counts.
 const WARM_UP: Duration = Duration::from_millis(100);
 
@@ -120,7 +122,7 @@ fn vwire(lab: &Inside, interface: &str, (endpoint, address): (&str, [u8; 4])) ->
 }
 
 async fn compare(lab: &Inside, pair: &Pair, args: &WireArgs) -> Result<Vec<Row>> {
-    let (span, bare) = (Duration::from_secs(args.seconds), pair.bare.line());
+    let (turns, bare) = (args.seconds * TURNS, pair.bare.line());
     let mut rows = Vec::new();
     for figure in FIGURES {
         let columns = figure.columns();
@@ -129,14 +131,16 @@ async fn compare(lab: &Inside, pair: &Pair, args: &WireArgs) -> Result<Vec<Row>>
         measure(figure, &bare, WARM_UP).await?;
         for round in 0..args.rounds {
             lab.step(&format!("{}: {}, {} of {}", pair.name, columns[0].0, round + 1, args.rounds));
-            // A B, B A, ...: whatever grows or fades over time does not prefer one.
-            let mut turns = [(&pair.ours, &mut ours), (&bare, &mut theirs)];
-            if round % 2 == 1 {
-                turns.reverse();
-            }
-            for (line, values) in turns {
-                let measured = measure(figure, line, span).await?;
-                values.iter_mut().zip(measured).for_each(|(column, value)| column.push(value));
+            for turn in 0..turns {
+                // A B, B A, ...: whatever grows or fades over time does not prefer one.
+                let mut sides = [(&pair.ours, &mut ours), (&bare, &mut theirs)];
+                if turn % 2 == 1 {
+                    sides.reverse();
+                }
+                for (line, values) in sides {
+                    let measured = measure(figure, line, Duration::from_secs(1) / TURNS as u32).await?;
+                    values.iter_mut().zip(measured).for_each(|(column, value)| column.push(value));
+                }
             }
         }
         for ((name, unit, holds), (ours, theirs)) in columns.iter().zip(ours.iter().zip(&theirs)) {
