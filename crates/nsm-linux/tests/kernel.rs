@@ -225,3 +225,23 @@ async fn refusals_are_sentences() {
     assert_eq!(error.kind, Kind::NotFound);
     assert_eq!(Net::new(&pod).unwrap().links().unwrap().len(), 1, "a refused link leaves nothing");
 }
+
+/// Of many that are made at once each carries its first packet: a lost one would cost its sender a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wire_that_was_made_carries_its_first_packet() {
+    const WIRES: usize = 100;
+    let (_world, kernel) = Real::new();
+    let shared = netns::create().expect(MUST);
+    let mut made = JoinSet::new();
+    for number in 0..WIRES {
+        let (kernel, near) = (kernel.clone(), netns::create().unwrap());
+        let (a, b) = (iface(&near, "nsm-1"), iface(&shared, &format!("nse-{number}")));
+        made.spawn(async move {
+            kernel.apply(&owner(&format!("first-{number}")), &adds(&wire(&a, &b, number))).await.unwrap();
+            let to = format!("10.{}.{}.1", number / 250, number % 250).parse().unwrap();
+            let patience = Duration::from_millis(900);
+            probe::ping(&near, PingOptions { timeout: patience, ..PingOptions::once(to) }).await.unwrap().received
+        });
+    }
+    assert_eq!(made.join_all().await.into_iter().sum::<u32>() as usize, WIRES, "every first packet was answered");
+}
