@@ -267,12 +267,13 @@ impl Conn {
     /// `patience` bounds each Close.
     async fn settle(&mut self, patience: Duration) -> bool {
         let desired = self.up.as_ref().map(|plan| plan.wires.now.union(&plan.wires.later).cloned().collect()).unwrap_or_default();
-        let mut done = true;
-        if let Err(error) = self.wire(&desired).await {
+        // Side by side: the kernel takes its time to remove a device, and so do the hops behind.
+        let wired = wire(&self.role, &self.owner, &mut self.touched, &desired);
+        let (wired, mut done) = futures::future::join(wired, repay(&self.role, &mut self.owed, patience)).await;
+        if let Err(error) = wired {
             warn!(%error, "kernel not settled");
             done = false;
         }
-        done &= self.repay(patience).await;
         if self.up.is_some() {
             done &= self.restate().await;
         } else if done && self.held {
@@ -287,17 +288,7 @@ impl Conn {
 
     /// Brings the kernel from what is to `desired`. What waits for interfaces of others is left for later.
     async fn wire(&mut self, desired: &Wires) -> Result<()> {
-        self.touched.extend(desired.iter().cloned());
-        if self.touched.is_empty() {
-            return Ok(());
-        }
-        let observed = self.role.kernel.observe(&self.owner, &self.touched).await?;
-        let ops = diff(desired, &observed);
-        if !ops.is_empty() {
-            self.role.kernel.apply(&self.owner, &ops).await?;
-        }
-        self.touched = desired.clone();
-        Ok(())
+        wire(&self.role, &self.owner, &mut self.touched, desired).await
     }
 
     fn owe(&mut self, sent: Sent) {
@@ -311,20 +302,7 @@ impl Conn {
 
     /// Tells next hops to Close. True when nobody is left who has not heard it.
     async fn repay(&mut self, patience: Duration) -> bool {
-        for owed in std::mem::take(&mut self.owed) {
-            let now = Instant::now();
-            let api = self.role.dial.dial(&owed.sent.candidate.target, &owed.sent.candidate.socket);
-            let close = api.close(owed.sent.connection.clone(), owed.sent.files.clone(), Caller::within(patience));
-            match within(now + patience, &owed.sent.candidate.target.to_string(), close).await {
-                Ok(()) => {}
-                Err(error) if error.retryable() && owed.until > now => {
-                    debug!(%error, "close not heard yet");
-                    self.owed.push(owed);
-                }
-                Err(error) => warn!(%error, "close given up; the next hop's own expiry ends it"),
-            }
-        }
-        self.owed.is_empty()
+        repay(&self.role, &mut self.owed, patience).await
     }
 
     /// The next hop last agreed to something else than what is committed here: it hears the committed again.
@@ -461,6 +439,40 @@ impl Conn {
             }
         }
     }
+}
+
+/// `touched` is what may exist because of us: what is wanted from now on, and after a success only that.
+async fn wire(role: &Role, owner: &Owner, touched: &mut Wires, desired: &Wires) -> Result<()> {
+    touched.extend(desired.iter().cloned());
+    if touched.is_empty() {
+        return Ok(());
+    }
+    let observed = role.kernel.observe(owner, touched).await?;
+    let ops = diff(desired, &observed);
+    if !ops.is_empty() {
+        role.kernel.apply(owner, &ops).await?;
+    }
+    touched.clone_from(desired);
+    Ok(())
+}
+
+/// Each of `owed` is told to Close, and stays while it has not heard it and its own expiry does not end it.
+async fn repay(role: &Role, owed: &mut Vec<Owed>, patience: Duration) -> bool {
+    for debt in std::mem::take(owed) {
+        let now = Instant::now();
+        let target = &debt.sent.candidate.target;
+        let api = role.dial.dial(target, &debt.sent.candidate.socket);
+        let close = api.close(debt.sent.connection.clone(), debt.sent.files.clone(), Caller::within(patience));
+        match within(now + patience, &target.to_string(), close).await {
+            Ok(()) => {}
+            Err(error) if error.retryable() && debt.until > now => {
+                debug!(%error, "close not heard yet");
+                owed.push(debt);
+            }
+            Err(error) => warn!(%error, "close given up; the next hop's own expiry ends it"),
+        }
+    }
+    owed.is_empty()
 }
 
 /// What the caller hears of a plan: its own index, its own id, the mechanism of its stretch.

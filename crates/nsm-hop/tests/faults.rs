@@ -445,11 +445,10 @@ async fn a_refusal_has_already_undone_everything() {
 async fn an_address_is_not_reused_while_a_close_is_owed() {
     let bench = Bench::new();
     let answer = bench.request("a").await.unwrap();
-    let every = |from: usize| (from..200).map(|at| Fault { at, when: When::Before }).collect::<Vec<_>>();
-    // The kernel can be cleaned (observe, one removal), the next hop cannot be reached.
-    bench.world.faults.set(every(3));
+    *bench.world.dead.lock().unwrap() = Some("one");
     bench.close(answer.connection).await.unwrap_err();
     assert_eq!(bench.request("b").await.unwrap_err().kind, Kind::Exhausted);
+    *bench.world.dead.lock().unwrap() = None;
     bench.calm().await;
     bench.request("b").await.unwrap();
 }

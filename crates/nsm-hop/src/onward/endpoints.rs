@@ -94,9 +94,8 @@ impl Endpoints {
 
     async fn matched(&self, draft: &Draft) -> Result<Next> {
         let connection = &draft.connection;
-        let service = lookup::service(self.registry.as_ref(), connection).await?;
-        let query = EndpointQuery { services: vec![service.name.clone()], ..EndpointQuery::default() };
-        let mut found = lookup::endpoints(self.registry.as_ref(), query).await?;
+        let query = EndpointQuery { services: vec![connection.network_service.clone()], ..EndpointQuery::default() };
+        let (service, mut found) = lookup::service_and_endpoints(self.registry.as_ref(), connection, query).await?;
         let now = self.issuer.now();
         found.retain(|(endpoint, _)| endpoint.expiration_time.is_none_or(|end| end > now));
         let all: Vec<NetworkServiceEndpoint> = found.iter().map(|(endpoint, _)| endpoint.clone()).collect();

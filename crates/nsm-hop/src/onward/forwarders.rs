@@ -23,9 +23,8 @@ pub struct Forwarders {
 impl Onward for Forwarders {
     async fn next(&self, draft: &Draft, before: Option<&Sent>) -> Result<Next> {
         let connection = &draft.connection;
-        let service = lookup::service(self.registry.as_ref(), connection).await?;
         let query = EndpointQuery { services: vec![self.service.clone()], url: self.own_url.clone(), ..EndpointQuery::default() };
-        let found = lookup::endpoints(self.registry.as_ref(), query).await?;
+        let (service, found) = lookup::service_and_endpoints(self.registry.as_ref(), connection, query).await?;
         let all: Vec<NetworkServiceEndpoint> = found.iter().map(|(endpoint, _)| endpoint.clone()).collect();
         let mut able = matching::forwarders(&service, &self.service, &connection.labels, &all);
         if able.is_empty() {

@@ -42,6 +42,16 @@ pub(super) async fn service(registry: &dyn RegistryApi, connection: &Connection)
     })
 }
 
+/// Both at the same time, for neither needs the other's answer. A missing service is the better reason.
+pub(super) async fn service_and_endpoints(
+    registry: &dyn RegistryApi,
+    connection: &Connection,
+    query: EndpointQuery,
+) -> Result<(NetworkService, Vec<(NetworkServiceEndpoint, Files)>)> {
+    let (service, endpoints) = futures::future::join(service(registry, connection), endpoints(registry, query)).await;
+    Ok((service?, endpoints?))
+}
+
 /// Endpoints with the sockets of local ones.
 pub(super) async fn endpoints(registry: &dyn RegistryApi, query: EndpointQuery) -> Result<Vec<(NetworkServiceEndpoint, Files)>> {
     let mut stream = registry.find_endpoints(query, Caller::within(PATIENCE)).await?;
