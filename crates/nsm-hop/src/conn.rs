@@ -79,7 +79,7 @@ pub(crate) struct Conn {
     role: Arc<Role>,
     monitors: Monitors,
     owner: Owner,
-    up: Option<Plan>,
+    up: Option<Box<Plan>>,
     /// Kernel objects that may exist because of us.
     touched: Wires,
     /// Next hops that may hold something because of us.
@@ -230,7 +230,7 @@ impl Conn {
 
     fn commit(&mut self, plan: Plan) -> Answer {
         let first = self.up.is_none();
-        let plan = self.up.insert(plan);
+        let plan = self.up.insert(Box::new(plan));
         self.drifted = false;
         // The same way again supersedes what it still owed.
         if let Some(sent) = &plan.sent {
@@ -252,7 +252,7 @@ impl Conn {
 
     /// The connection is no longer wanted. [`Conn::settle`] makes it so.
     fn down(&mut self) {
-        let Some(plan) = self.up.take() else { return };
+        let Some(plan) = self.up.take().map(|plan| *plan) else { return };
         self.touched.extend(plan.wires.now);
         self.touched.extend(plan.wires.later);
         if let Some(sent) = plan.sent {
@@ -428,14 +428,15 @@ impl Conn {
                     tokio::select! {
                         biased;
                         event = mailbox.recv() => match event { Some(event) => Some(event), None => return },
-                        () = Conn::awaited(role.kernel.as_ref(), &later), if !Wires::is_empty(&later) => None,
+                        () = Box::pin(Conn::awaited(role.kernel.as_ref(), &later)), if !Wires::is_empty(&later) => None,
                         () = sleep_until(self.wake) => None,
                     }
                 }
             };
+            // Boxed, so that a connection at rest is not as large as one at work.
             match event {
-                Some(event) => self.on_event(event).await,
-                None => self.on_wake().await,
+                Some(event) => Box::pin(self.on_event(event)).await,
+                None => Box::pin(self.on_wake()).await,
             }
         }
     }
@@ -512,5 +513,20 @@ fn combined(connection: &Connection, mut failures: Vec<Error>) -> Error {
             let object = format!("network service {:?}", connection.network_service.as_str());
             Error::new(kind, object, format!("all {count} candidates refused: {}", causes.join(" | ")), "mend any one of them")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one connection at rest costs; growth is to be noticed, not to creep in.
+    #[test]
+    fn a_connection_at_rest_is_small() {
+        fn size<F: Future>(_: impl FnOnce(Conn, mpsc::Receiver<Event>) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = size(|conn: Conn, mailbox| conn.run(mailbox, |_| true));
+        assert!(bytes <= 4096, "the task of a connection has {bytes} bytes");
     }
 }
