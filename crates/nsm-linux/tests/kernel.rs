@@ -145,8 +145,10 @@ async fn ipv6_is_allowed_on_a_wire_where_the_namespace_forbids_it() {
     let owner = owner("v6");
     kernel.apply(&owner, &adds(&wires)).await.unwrap();
     assert_eq!(kernel.observe(&owner, &wires).await.unwrap(), wires);
-    let report = probe::ping(&a.netns, PingOptions::once("fd00::2".parse().unwrap())).await.unwrap();
-    assert!(report.complete(), "{report:?}");
+    // The first may be lost: the kernel joins the multicast group of neighbour discovery in its own time.
+    let options = PingOptions { count: 3, ..PingOptions::once("fd00::2".parse().unwrap()) };
+    let report = probe::ping(&a.netns, options).await.unwrap();
+    assert!(report.received > 0, "{report:?}");
 }
 
 /// Two nodes on one cable, a pod on each.
