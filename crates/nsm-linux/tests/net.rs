@@ -24,9 +24,22 @@ fn two_pods() -> (Net, Net) {
     (a, b)
 }
 
+/// The same, once packets pass: the kernel takes note of a carrier and joins its groups in its own time.
+async fn talking_pods() -> (Net, Net) {
+    let (a, b) = two_pods();
+    for to in ["10.0.0.2", "fd00::2"] {
+        let mut tries = 0..50;
+        let options = PingOptions { timeout: Duration::from_millis(100), ..PingOptions::once(to.parse().unwrap()) };
+        while probe::ping(a.netns(), options.clone()).await.unwrap().received == 0 {
+            assert!(tries.next().is_some(), "{to} never answers");
+        }
+    }
+    (a, b)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ping_over_a_pair_both_families() {
-    let (a, _b) = two_pods();
+    let (a, _b) = talking_pods().await;
     for to in ["10.0.0.2", "fd00::2"] {
         let options = PingOptions { count: 3, interval: Duration::from_millis(1), ..PingOptions::once(to.parse().unwrap()) };
         let report = probe::ping(a.netns(), options).await.unwrap();
@@ -41,7 +54,7 @@ async fn ping_over_a_pair_both_families() {
 
 #[tokio::test]
 async fn a_long_packet_that_may_not_be_split_is_refused() {
-    let (a, _b) = two_pods();
+    let (a, _b) = talking_pods().await;
     let long = PingOptions { size: 3000, fragments: Fragments::Forbidden, ..PingOptions::once("10.0.0.2".parse().unwrap()) };
     let report = probe::ping(a.netns(), long.clone()).await.unwrap();
     assert!(report.received == 0 && report.send_error.is_some(), "{report:?}");
@@ -51,7 +64,7 @@ async fn a_long_packet_that_may_not_be_split_is_refused() {
 
 #[tokio::test]
 async fn udp_and_tcp_reach_their_servers_only_through_the_pair() {
-    let (a, b) = two_pods();
+    let (a, b) = talking_pods().await;
     let patience = Duration::from_secs(2);
     let any: SocketAddr = "10.0.0.2:0".parse().unwrap();
     let (udp, tcp) = (probe::udp_echo_server(b.netns(), any).await.unwrap(), probe::tcp_echo_server(b.netns(), any).await.unwrap());
@@ -61,9 +74,9 @@ async fn udp_and_tcp_reach_their_servers_only_through_the_pair() {
     assert!(probe::tcp_connect(&elsewhere, tcp.address, patience).await.is_err());
 }
 
-#[test]
-fn snapshot_is_a_ledger() {
-    let (a, b) = two_pods();
+#[tokio::test]
+async fn snapshot_is_a_ledger() {
+    let (a, b) = talking_pods().await;
     let before = a.snapshot().unwrap();
     assert_eq!(before, a.snapshot().unwrap());
     a.route_add("192.0.2.0/24".parse().unwrap(), Some("10.0.0.2".parse().unwrap()), "left").unwrap();
@@ -163,18 +176,13 @@ fn features_are_tried_and_told() {
 #[tokio::test]
 async fn marked_frames_are_seen_where_they_pass_and_nowhere_else() {
     use nsm_linux::sniff::{Sniffer, payload};
-    let (a, b) = two_pods();
+    let (a, b) = talking_pods().await;
     a.veth("beside", b.netns(), "beside").unwrap();
     let mark = [0x5a; 16];
     let sniffers = [&a, &b].map(|net| Sniffer::open(net.netns(), mark).unwrap());
     let sender = probe::udp_socket(a.netns(), "10.0.0.1:0".parse().unwrap()).await.unwrap();
     let receiver = probe::udp_socket(b.netns(), "10.0.0.2:0".parse().unwrap()).await.unwrap();
-    let (mut buffer, mut tries) = ([0; 64], 0);
-    let brief = || PingOptions { timeout: Duration::from_millis(100), ..PingOptions::once("10.0.0.2".parse().unwrap()) };
-    while !probe::ping(a.netns(), brief()).await.unwrap().complete() {
-        tries += 1; // the kernel takes a moment to start a new link
-        assert!(tries < 50, "the pair carries nothing");
-    }
+    let mut buffer = [0; 64];
     for number in 0..3 {
         sender.send_to(&payload(&mark, number), receiver.local_addr().unwrap()).await.unwrap();
         let got = tokio::time::timeout(Duration::from_secs(2), receiver.recv(&mut buffer)).await.unwrap().unwrap();
