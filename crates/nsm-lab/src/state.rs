@@ -66,7 +66,7 @@ impl Store {
         let store = Store(directory());
         store.check().map(|()| store)
     }
-    /// It is not there yet, or it is ours alone.
+    /// It is not there yet, or nobody else may write to it.
     fn check(&self) -> Result<()> {
         let failed = |reason: String| {
             let object = format!("state directory {}", self.0.display());
@@ -76,8 +76,8 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             other => other.map_err(|error| failed(format!("cannot be read: {error}")))?,
         };
-        if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() || meta.mode() & 0o077 != 0 {
-            return Err(failed("is not a directory of this user alone".to_owned()));
+        if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
+            return Err(failed("is not a directory that only this user may write to".to_owned()));
         }
         Ok(())
     }
