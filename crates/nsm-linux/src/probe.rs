@@ -24,6 +24,9 @@ use tokio::{
     time::timeout,
 };
 
+/// Pause of an echo server that has run out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
 /// Bytes of the longest echo payload: what fits into an IP packet.
 pub const MAX_PING_BYTES: usize = 65_000;
 /// Bytes of the longest text that [`tcp_get`] takes.
@@ -306,7 +309,7 @@ pub async fn tcp_echo_server(netns: &Netns, address: SocketAddr) -> Result<EchoS
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((mut stream, _)) => { clients.spawn(async move { echo_stream(&mut stream).await }); }
-                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await, // out of descriptors: let some close
+                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await, // out of descriptors: let some close
                 },
                 Some(_) = clients.join_next() => {}
             }

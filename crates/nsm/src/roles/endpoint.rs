@@ -74,6 +74,8 @@ const UNREGISTER: Opt = Opt::accepted("unregister-itself", "NSM_UNREGISTER_ITSEL
 const POLICIES: Opt = Opt::accepted("registry-client-policies", "NSM_REGISTRY_CLIENT_POLICIES");
 /// Longest wait for the registry to take a service.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pause before the service is registered again.
+const REGISTER_PAUSE: Duration = Duration::from_millis(500);
 
 /// `nsm endpoint icmp-responder`
 pub async fn icmp_responder(mut settings: Settings, context: Context) -> Result<()> {
@@ -193,7 +195,7 @@ impl Config {
                     return Err(error);
                 }
                 tokio::select! {
-                    () = tokio::time::sleep(Duration::from_millis(500)) => {}
+                    () = tokio::time::sleep(REGISTER_PAUSE) => {}
                     () = context.shutdown.started() => return Ok(()),
                 }
             }
