@@ -113,7 +113,7 @@ fn vwire(lab: &Inside, interface: &str, (endpoint, address): (&str, [u8; 4])) ->
     let net = Net::new(&line.near)?;
     let missing = || Error::internal(format!("interface {interface:?} of the client"), "is not there");
     let mtu = net.link_named(interface)?.ok_or_else(missing)?.mtu;
-    let way = net.route_get(line.address, None)?;
+    let way = net.route_get(&nsm_linux::net::Packet::to(line.address))?;
     if way.dev != interface {
         let reason = format!("packets to {} go through {:?}", line.address, way.dev);
         return Err(Error::internal(format!("vWire {interface:?}"), reason));

@@ -11,7 +11,8 @@ pub fn diff(desired: &Wires, observed: &Wires) -> Vec<Op> {
         doomed.iter().filter_map(|wire| if let Wire::Link(link) = wire { Some(link.ifaces()) } else { None }).flatten().collect();
     let falls = |wire: &Wire| wire.needs().iter().any(|iface| gone.contains(iface));
 
-    let dels = observed.iter().rev().filter(|wire| !desired.contains(wire) && !falls(wire));
+    let goes = |wire: &Wire| if falls(wire) { !wire.goes_with_its_link() } else { !desired.contains(wire) };
+    let dels = observed.iter().rev().filter(|wire| goes(wire));
     let adds = desired.iter().filter(|wire| !observed.contains(wire) || falls(wire));
     dels.cloned().map(Op::Del).chain(adds.cloned().map(Op::Add)).collect()
 }
@@ -19,7 +20,7 @@ pub fn diff(desired: &Wires, observed: &Wires) -> Vec<Op> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{IfName, Link, Netns};
+    use crate::kernel::{IfName, Link, Netns, Traffic};
     use nsm_api::InodeKey;
 
     fn iface(ns: u64, name: &str) -> Iface {
@@ -44,6 +45,19 @@ mod tests {
         assert_eq!(diff(&wires, &Wires::new()), [Op::Add(veth(2)), Op::Add(address("10.0.0.1/32"))]);
         let two = Wires::from([veth(2), address("10.0.0.1/32"), address("10.0.0.2/32")]);
         assert_eq!(diff(&Wires::from([veth(2)]), &two), [Op::Del(address("10.0.0.2/32")), Op::Del(address("10.0.0.1/32"))]);
+    }
+
+    /// E-21
+    #[test]
+    fn a_policy_is_removed_before_its_link_and_made_again_after_it() {
+        let traffic = Traffic { ipv6: false, from: None, protocol: Some(6), dst_ports: None, src_ports: None };
+        let policy = Wire::Policy { on: iface(1, "nsm-1"), rank: 0, traffic, routes: BTreeSet::new() };
+        let with = |peer| Wires::from([veth(peer), policy.clone()]);
+        let del = |peer| vec![Op::Del(policy.clone()), Op::Del(veth(peer))];
+        assert_eq!(diff(&Wires::new(), &with(2)), del(2));
+        let again = [Op::Add(veth(3)), Op::Add(policy.clone())];
+        assert_eq!(diff(&with(3), &with(2)), [del(2).as_slice(), &again].concat());
+        assert_eq!(diff(&with(2), &with(2)), []);
     }
 
     #[test]

@@ -125,6 +125,21 @@ impl Link {
     }
 }
 
+/// The traffic that a policy route is for; everything that is not said is any.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Traffic {
+    /// IPv6 instead of IPv4.
+    pub ipv6: bool,
+    /// From these addresses.
+    pub from: Option<IpNet>,
+    /// IP protocol number.
+    pub protocol: Option<u8>,
+    /// To these ports, first and last.
+    pub dst_ports: Option<(u16, u16)>,
+    /// From these ports, first and last.
+    pub src_ports: Option<(u16, u16)>,
+}
+
 /// One kernel object. The order of the variants is the order of creation; removal is the reverse.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wire {
@@ -136,6 +151,12 @@ pub enum Wire {
         on: Iface,
         /// The address.
         mac: MacAddr,
+    },
+    /// No resolution of neighbours: every packet goes to the interface's own hardware address, which the other end has
+    /// as well. What a wire that carries IP packets is. Removing it does nothing.
+    NoArp {
+        /// On this interface.
+        on: Iface,
     },
     /// A largest packet. Removing it does nothing.
     Mtu {
@@ -169,6 +190,17 @@ pub enum Wire {
         /// Next hop; `None` is on the link.
         via: Option<IpAddr>,
     },
+    /// Routes for a part of the traffic, in a table of their own. Unlike all else on an interface it does not go with it.
+    Policy {
+        /// Through this interface.
+        on: Iface,
+        /// Where several fit a packet, the lowest decides.
+        rank: u16,
+        /// Which traffic.
+        traffic: Traffic,
+        /// Destination and next hop (`None` is on the link).
+        routes: BTreeSet<(IpNet, Option<IpAddr>)>,
+    },
     /// Every frame that arrives at one interface leaves by the other, both ways, inside the kernel.
     Splice {
         /// One interface.
@@ -183,11 +215,19 @@ impl Wire {
     pub fn needs(&self) -> Vec<&Iface> {
         match self {
             Wire::Link(_) => vec![],
-            Wire::Mac { on, .. } | Wire::Mtu { on, .. } | Wire::Address { on, .. } | Wire::Neighbor { on, .. } | Wire::Route { on, .. } => {
-                vec![on]
-            }
+            Wire::Mac { on, .. }
+            | Wire::NoArp { on }
+            | Wire::Mtu { on, .. }
+            | Wire::Address { on, .. }
+            | Wire::Neighbor { on, .. }
+            | Wire::Route { on, .. }
+            | Wire::Policy { on, .. } => vec![on],
             Wire::Splice { a, b } => vec![a, b],
         }
+    }
+    /// Whether removing the links it needs removes it as well.
+    pub fn goes_with_its_link(&self) -> bool {
+        !matches!(self, Wire::Policy { .. })
     }
 }
 

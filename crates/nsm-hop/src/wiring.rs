@@ -1,12 +1,16 @@
 //! From an agreed connection to kernel objects. Pure.
 
 use crate::{
-    kernel::{IfName, Iface, Link, Netns, Wire, Wires},
+    kernel::{IfName, Iface, Link, Netns, Traffic, Wire, Wires},
     role::{Draft, Sent, WirePlan, Wiring},
 };
 use ipnet::IpNet;
 use nsm_api::*;
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
+
+/// The hardware address of every interface that carries IP packets and nothing else. Nothing is resolved on such a wire:
+/// a packet goes to the sender's own address, which is the receiver's as well, also behind a passthrough endpoint.
+const IP_MAC: MacAddr = MacAddr([0x02, b'n', b's', b'm', 0, 1]);
 
 /// A forwarder: one link between what lies on its two sides, and what the connection's context puts on it.
 pub struct ForwarderWiring;
@@ -23,13 +27,16 @@ impl Wiring for ForwarderWiring {
         match (&near.kind, &far.kind) {
             (MechanismKind::Kernel, MechanismKind::Kernel) => {
                 let (a, b) = (iface(near, &draft.files)?, iface(far, &sent.files)?);
-                client_end(&mut wires, &a, context);
+                client_end(&mut wires, &a, context)?;
                 endpoint_end(&mut wires, &b, context);
+                if draft.connection.payload != Payload::Ethernet && context.ethernet_context.is_none() {
+                    [&a, &b].into_iter().for_each(|on| ip_only(&mut wires, on));
+                }
                 wires.insert(Wire::Link(Link::Veth { a, b }));
             }
             (MechanismKind::Kernel, MechanismKind::Vxlan) => {
                 let at = iface(near, &draft.files)?;
-                client_end(&mut wires, &at, context);
+                client_end(&mut wires, &at, context)?;
                 wires.insert(Wire::Link(vxlan(at, far, [params::SRC_IP, params::DST_IP, params::SRC_PORT])?));
             }
             (MechanismKind::Vxlan, MechanismKind::Kernel) => {
@@ -85,12 +92,68 @@ fn vxlan(at: Iface, mechanism: &Mechanism, [local, remote, port]: [&str; 3]) -> 
     Ok(Link::Vxlan { at, local: address(local)?, remote: address(remote)?, vni, port })
 }
 
-fn client_end(wires: &mut Wires, on: &Iface, context: &ConnectionContext) {
+fn ip_only(wires: &mut Wires, on: &Iface) {
+    wires.insert(Wire::Mac { on: on.clone(), mac: IP_MAC });
+    wires.insert(Wire::NoArp { on: on.clone() });
+}
+
+fn client_end(wires: &mut Wires, on: &Iface, context: &ConnectionContext) -> Result<()> {
     let ip = &context.ip_context;
     let mac = context.ethernet_context.as_ref().and_then(|ethernet| ethernet.src_mac);
     end(wires, on, mac, context.mtu, (&ip.src_ip_addrs, &ip.dst_ip_addrs, &ip.src_routes));
     let neighbors = ip.ip_neighbors.iter().filter(|neighbor| ip.dst_ip_addrs.iter().any(|dst| dst.contains(&neighbor.ip)));
     wires.extend(neighbors.map(|neighbor| Wire::Neighbor { on: on.clone(), ip: neighbor.ip, mac: neighbor.hardware_address }));
+    for (rank, policy) in (0..).zip(&ip.policies) {
+        wires.insert(policy_wire(on, rank, policy)?);
+    }
+    Ok(())
+}
+
+/// A policy of the context; without routes it is for all destinations.
+fn policy_wire(on: &Iface, rank: u16, policy: &PolicyRoute) -> Result<Wire> {
+    let bad = |field: &str, text: &str, fix: &str| {
+        Error::invalid(
+            format!("policy route {} of the connection's context", rank + 1),
+            format!("its {field} {text:?} cannot be read"),
+            fix,
+        )
+    };
+    let from = match policy.from.as_str() {
+        "" => None,
+        text => Some(
+            text.parse::<IpNet>().map_err(|_| bad("from", text, "write an address with its prefix length, for instance 10.0.0.1/32"))?,
+        ),
+    };
+    let protocol = match policy.proto.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|_| bad("proto", text, "write the number of an IP protocol, for instance 6 for TCP"))?),
+    };
+    let ports = |field: &str, text: &str| match text {
+        "" => Ok(None),
+        text => port_range(text).map(Some).ok_or_else(|| bad(field, text, "write a port or a range, for instance 80 or 1000-2000")),
+    };
+    let ipv6 = from.or_else(|| policy.routes.first().map(|route| route.prefix)).is_some_and(|net| net.addr().is_ipv6());
+    if policy.routes.iter().any(|route| route.prefix.addr().is_ipv6() != ipv6) {
+        return Err(Error::invalid(
+            format!("policy route {} of the connection's context", rank + 1),
+            "mixes IPv4 and IPv6",
+            "write one policy for each family",
+        ));
+    }
+    let (dst_ports, src_ports) = (ports("destination port", &policy.dst_port)?, ports("source port", &policy.src_port)?);
+    let traffic = Traffic { ipv6, from: from.as_ref().map(IpNet::trunc), protocol, dst_ports, src_ports };
+    let all = || IpNet::new(if ipv6 { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) }, 0).expect("zero fits both families");
+    let mut routes: BTreeSet<_> = policy.routes.iter().map(|route| (route.prefix.trunc(), route.next_hop)).collect();
+    if routes.is_empty() {
+        routes.insert((all(), None));
+    }
+    Ok(Wire::Policy { on: on.clone(), rank, traffic, routes })
+}
+
+fn port_range(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    (0 < first && first <= last).then_some((first, last))
 }
 
 fn endpoint_end(wires: &mut Wires, on: &Iface, context: &ConnectionContext) {
@@ -140,6 +203,46 @@ mod tests {
             other => format!("{other:?}"),
         };
         wires.iter().map(line).collect::<Vec<_>>().join(", ")
+    }
+
+    /// E-21
+    #[test]
+    fn policies_are_read_or_refused_with_the_field_named() {
+        let of = |from: &str, proto: &str, dst: &str, routes: &str| {
+            let routes = nets(routes).into_iter().map(Route::on_link).collect();
+            let policy = PolicyRoute {
+                from: from.into(),
+                proto: proto.into(),
+                dst_port: dst.into(),
+                src_port: String::new(),
+                routes,
+                unknown: Unknown::default(),
+            };
+            policy_wire(&on(), 0, &policy)
+        };
+        let shown = |wire: Wire| match wire {
+            Wire::Policy { traffic: Traffic { ipv6, from, protocol, dst_ports, .. }, routes, .. } => {
+                format!("{ipv6} {from:?} {protocol:?} {dst_ports:?} {:?}", routes.into_iter().map(|(prefix, _)| prefix).collect::<Vec<_>>())
+            }
+            other => format!("{other:?}"),
+        };
+        assert_eq!(
+            shown(of("172.16.2.201/24", "6", "6666", "").unwrap()),
+            "false Some(172.16.2.0/24) Some(6) Some((6666, 6666)) [0.0.0.0/0]"
+        );
+        assert_eq!(shown(of("2004::3/120", "", "1-9", "2004::5/120").unwrap()), "true Some(2004::/120) None Some((1, 9)) [2004::/120]");
+        for (from, proto, dst, routes, word) in [
+            ("nonsense", "", "", "", "from"),
+            ("", "tcp", "", "", "proto"),
+            ("", "256", "", "", "proto"),
+            ("", "", "9-1", "", "destination port"),
+            ("", "", "70000", "", "destination port"),
+            ("", "", "0", "", "destination port"),
+            ("10.0.0.1/32", "", "", "fd00::/64", "family"),
+        ] {
+            let error = of(from, proto, dst, routes).unwrap_err();
+            assert!(error.to_string().contains(word), "{error}");
+        }
     }
 
     /// wire.md 1.4, V-10

@@ -1,6 +1,7 @@
 //! Addresses, routes and neighbours as netlink messages, both ways.
 
 use crate::{
+    net::Packet,
     nl::{Attributes, Message, Refusal, Socket, read_ip, read_u16, read_u32},
     uapi::*,
 };
@@ -160,12 +161,17 @@ pub(crate) fn routes(socket: &mut Socket, filter: RouteFilter) -> Result<Vec<Rou
 }
 
 /// Asks the kernel which way a packet would go.
-pub(crate) fn route_get(socket: &mut Socket, to: IpAddr, from: Option<IpAddr>) -> Result<Option<Route>, Refusal> {
+pub(crate) fn route_get(socket: &mut Socket, packet: &Packet) -> Result<Option<Route>, Refusal> {
+    let Packet { to, from, protocol, src_port, dst_port } = packet;
     let full = if to.is_ipv4() { 32 } else { 128 };
     let source_len = from.map_or(0, |_| full);
-    let fixed = [family(to), full, source_len, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let message = Message::new(RTM_GETROUTE, 0, &fixed).ip(RTA_DST, to);
-    let message = from.into_iter().fold(message, |message, from| message.ip(RTA_SRC, from));
+    let fixed = [family(*to), full, source_len, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let message = Message::new(RTM_GETROUTE, 0, &fixed).ip(RTA_DST, *to);
+    let message = from.iter().fold(message, |message, from| message.ip(RTA_SRC, *from));
+    let message = protocol.iter().fold(message, |message, protocol| message.bytes(RTA_IP_PROTO, &[*protocol]));
+    let ports = [(RTA_SPORT, src_port), (RTA_DPORT, dst_port)];
+    let ports = ports.into_iter().filter_map(|(kind, port)| Some((kind, (*port)?)));
+    let message = ports.fold(message, |message, (kind, port)| message.bytes(kind, &port.to_be_bytes()));
     Ok(socket.ask(message)?.iter().find_map(|reply| Route::parse(&reply.body)))
 }
 

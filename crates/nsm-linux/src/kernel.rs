@@ -8,6 +8,7 @@ mod apply;
 mod job;
 mod links;
 mod observe;
+mod policy;
 mod reap;
 mod splice;
 mod tag;
@@ -48,6 +49,8 @@ pub struct LinuxKernel(Arc<Inner>);
 
 struct Inner {
     underlay: Mutex<Socket>,
+    /// Held while a routing table is chosen and filled.
+    tables: Mutex<()>,
     reaper: Reaper,
     turnstiles: Vec<Arc<AsyncMutex<()>>>,
     jobs: Arc<Semaphore>,
@@ -64,7 +67,13 @@ impl LinuxKernel {
     pub fn new() -> Result<LinuxKernel> {
         let turnstiles = (0..TURNSTILES).map(|_| Arc::default()).collect();
         let jobs = Arc::new(Semaphore::new(MAX_JOBS));
-        Ok(LinuxKernel(Arc::new(Inner { underlay: Mutex::new(Socket::open()?), reaper: Reaper::default(), turnstiles, jobs })))
+        Ok(LinuxKernel(Arc::new(Inner {
+            underlay: Mutex::new(Socket::open()?),
+            tables: Mutex::default(),
+            reaper: Reaper::default(),
+            turnstiles,
+            jobs,
+        })))
     }
 
     /// One job for one connection, after all earlier ones for it. It ends even when the caller does not wait.

@@ -15,6 +15,7 @@ pub mod net;
 pub mod netns;
 mod nl;
 pub mod probe;
+mod rule;
 mod snapshot;
 pub mod sniff;
 #[allow(unsafe_code)]

@@ -73,9 +73,33 @@ pub struct RouteInfo {
     pub protocol: u8,
 }
 
+/// A packet of which one asks which way it would go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Its destination.
+    pub to: IpAddr,
+    /// Its source; `None` is whatever the kernel chooses.
+    pub from: Option<IpAddr>,
+    /// Its IP protocol number.
+    pub protocol: Option<u8>,
+    /// Its source port.
+    pub src_port: Option<u16>,
+    /// Its destination port.
+    pub dst_port: Option<u16>,
+}
+
+impl Packet {
+    /// A packet of which only the destination is known.
+    pub fn to(to: IpAddr) -> Packet {
+        Packet { to, from: None, protocol: None, src_port: None, dst_port: None }
+    }
+}
+
 /// Which way the kernel would send a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RouteHop {
+    /// The routing table that decided; 254 is the main one.
+    pub table: u32,
     /// Through this link.
     pub dev: String,
     /// Next hop; `None` when the destination is on the link.
@@ -239,14 +263,14 @@ impl Net {
         let message = inet::neighbor_add(self.link(dev)?.index, ip, mac);
         self.change(&format!("neighbour {ip} on {dev}"), "add it", message)
     }
-    /// Which way a packet to `to` would go, when it is sent from `from` or from wherever the kernel chooses. No route is [`Kind::NotFound`].
-    pub fn route_get(&self, to: IpAddr, from: Option<IpAddr>) -> Result<RouteHop> {
-        let object = format!("route to {to}");
-        let answer = inet::route_get(&mut self.socket(), to, from);
+    /// Which way a packet would go. No route is [`Kind::NotFound`].
+    pub fn route_get(&self, packet: &Packet) -> Result<RouteHop> {
+        let object = format!("route to {}", packet.to);
+        let answer = inet::route_get(&mut self.socket(), packet);
         let route = answer.map_err(|refusal| no_route(self.explain(&object, "find it")(refusal)))?;
         let route = route.ok_or_else(|| Error::internal(object, "the kernel answered with nothing"))?;
         let dev = link::by_index(&mut self.socket(), route.index).map_err(self.explain("route", "find its link"))?;
-        Ok(RouteHop { dev: dev.map(|dev| dev.name).unwrap_or_default(), via: route.via, src: route.source })
+        Ok(RouteHop { table: route.table, dev: dev.map(|dev| dev.name).unwrap_or_default(), via: route.via, src: route.source })
     }
     /// All links, by index.
     pub fn links(&self) -> Result<Vec<LinkInfo>> {

@@ -5,12 +5,12 @@ use crate::{
     link::{self, Link},
     net::name_of,
     nl::{Attributes, Message, Refusal, Reply, Socket, read_ip, read_text, read_u32},
+    rule::RULE_FIXED,
     uapi::*,
 };
 use ipnet::IpNet;
 use rustix::io::Errno;
 
-const RULE_FIXED: usize = 12;
 const TC_FIXED: usize = 20;
 
 /// All objects of the socket's namespace; sorted.
@@ -62,7 +62,7 @@ fn rule_line(reply: &Reply) -> Option<String> {
     let name = |kind| attribute(kind).map(read_text);
     let (family, to_len, from_len, action) = (*body.first()?, *body.get(1)?, *body.get(2)?, *body.get(7)?);
     Some(format!(
-        "rule family {family} priority {} from {:?} to {:?} iif {:?} oif {:?} mark {} table {} action {action}",
+        "rule family {family} priority {} from {:?} to {:?} iif {:?} oif {:?} mark {} table {} action {action} protocol {:?} ip protocol {:?} ports {:?} to {:?}",
         number(FRA_PRIORITY),
         net(FRA_SRC, from_len),
         net(FRA_DST, to_len),
@@ -70,6 +70,10 @@ fn rule_line(reply: &Reply) -> Option<String> {
         name(FRA_OIFNAME),
         number(FRA_FWMARK),
         number(FRA_TABLE),
+        attribute(FRA_PROTOCOL),
+        attribute(FRA_IP_PROTO),
+        attribute(FRA_SPORT_RANGE),
+        attribute(FRA_DPORT_RANGE),
     ))
 }
 

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test's helpers fail like its body
 
 use nsm_linux::{
-    net::Net,
+    net::{Net, Packet},
     netns,
     probe::{self, Fragments, PingOptions},
 };
@@ -80,12 +80,12 @@ async fn snapshot_is_a_ledger() {
     let before = a.snapshot().unwrap();
     assert_eq!(before, a.snapshot().unwrap());
     a.route_add("192.0.2.0/24".parse().unwrap(), Some("10.0.0.2".parse().unwrap()), "left").unwrap();
-    let hop = a.route_get("192.0.2.7".parse().unwrap(), None).unwrap();
+    let hop = a.route_get(&Packet::to("192.0.2.7".parse().unwrap())).unwrap();
     assert_eq!((hop.dev.as_str(), hop.via, hop.src), ("left", Some("10.0.0.2".parse().unwrap()), Some("10.0.0.1".parse().unwrap())));
     assert_eq!(a.snapshot().unwrap().len(), before.len() + 1);
     a.route_delete("192.0.2.0/24".parse().unwrap(), Some("10.0.0.2".parse().unwrap()), "left").unwrap();
     assert_eq!(a.snapshot().unwrap(), before);
-    assert_eq!(a.route_get("192.0.2.7".parse().unwrap(), None).unwrap_err().kind, nsm_api::Kind::NotFound);
+    assert_eq!(a.route_get(&Packet::to("192.0.2.7".parse().unwrap())).unwrap_err().kind, nsm_api::Kind::NotFound);
     a.delete("left").unwrap();
     assert!(b.links().unwrap().iter().all(|link| link.name == "lo"));
 }

@@ -43,6 +43,7 @@ pub async fn conformance(kernel: &dyn Kernel, world: &dyn World) {
     case("a name in use is a conflict and stays untouched", bench.name_clash()).await;
     case("a route of somebody else stays", bench.foreign_route()).await;
     case("another owner's objects are invisible and safe", bench.other_owner()).await;
+    case("policies of two owners do not mix, and go when asked even after their link", bench.policies()).await;
     case("an older generation is adopted, a newer one fences", bench.generations()).await;
     case("a link takes along what is on it", bench.link_takes_all()).await;
     case("a renamed link is still ours", bench.renamed()).await;
@@ -86,6 +87,13 @@ fn address(on: &Iface, text: &str) -> Wire {
 fn route(on: &Iface, prefix: &str, via: Option<&str>) -> Wire {
     Wire::Route { on: on.clone(), prefix: net(prefix), via: via.map(ip) }
 }
+fn traffic(protocol: u8, from: Option<&str>) -> Traffic {
+    Traffic { ipv6: false, from: from.map(net), protocol: Some(protocol), dst_ports: None, src_ports: None }
+}
+fn policy(on: &Iface, rank: u16, traffic: Traffic, routes: &[(&str, Option<&str>)]) -> Wire {
+    let routes = routes.iter().map(|(prefix, via)| (net(prefix), via.map(ip))).collect();
+    Wire::Policy { on: on.clone(), rank, traffic, routes }
+}
 fn adds(wires: &Wires) -> Vec<Op> {
     wires.iter().cloned().map(Op::Add).collect()
 }
@@ -126,6 +134,7 @@ impl Bench<'_> {
         let wires = Wires::from([
             veth(&a, &b),
             Wire::Mac { on: a.clone(), mac },
+            Wire::NoArp { on: b.clone() },
             Wire::Mtu { on: a.clone(), mtu: 1400 },
             Wire::Mtu { on: b.clone(), mtu: 1400 },
             address(&a, "172.16.1.101/32"),
@@ -140,6 +149,9 @@ impl Bench<'_> {
             route(&a, "fd00:2::/64", Some("fd00:1::2")),
             route(&b, "172.16.1.101/32", None),
             route(&b, "fd00:1::1/128", None),
+            policy(&a, 0, traffic(6, Some("172.16.2.0/24")), &[("172.16.3.0/24", Some("172.16.1.100"))]),
+            policy(&a, 1, Traffic { src_ports: Some((5555, 5555)), ..traffic(17, None) }, &[("0.0.0.0/0", None)]),
+            policy(&a, 2, Traffic { ipv6: true, dst_ports: Some((6, 7)), ..traffic(17, Some("fd00:2::/64")) }, &[("::/0", None)]),
         ]);
         self.whole_life(&wires, [&a.netns, &b.netns]).await;
         let at = iface(&a.netns, "tunnel");
@@ -264,6 +276,31 @@ impl Bench<'_> {
         self.apply(&mine, &[Op::Del(veth(&second.0, &second.1))]).await;
         assert_eq!(self.both_ledgers(&a, &b).await, before);
         assert_eq!(self.observe(&theirs, &wires).await, wires);
+    }
+
+    async fn policies(&self) {
+        let (a, b) = self.pair().await;
+        let (x, y) = (iface(&a.netns, "x"), iface(&b.netns, "y"));
+        let (mine, theirs) = (owner("mine", 1), owner("theirs", 1));
+        let before = self.both_ledgers(&a, &b).await;
+        let same = |on, to| policy(on, 3, traffic(17, None), &[(to, None)]);
+        let (ours, others) = (Wires::from([veth(&a, &b), same(&a, "10.1.0.0/16")]), Wires::from([veth(&x, &y), same(&x, "10.1.0.0/16")]));
+        self.apply(&mine, &adds(&ours)).await;
+        self.apply(&theirs, &adds(&others)).await;
+        let all: Wires = ours.union(&others).cloned().collect();
+        assert_eq!(self.observe(&mine, &all).await, ours);
+        let changed = Wires::from([veth(&a, &b), same(&a, "10.2.0.0/16")]);
+        let observed = self.observe(&mine, &changed).await;
+        self.apply(&mine, &diff(&changed, &observed)).await;
+        assert_eq!(self.observe(&mine, &changed).await, changed);
+        assert_eq!(self.observe(&theirs, &all).await, others);
+        // Somebody removes the link: the policy has lost its routes and still goes.
+        self.world.delete(&a).await;
+        let orphan = self.observe(&mine, &changed).await;
+        assert_eq!(orphan.len(), 1, "{orphan:?}");
+        self.apply(&mine, &diff(&Wires::new(), &orphan)).await;
+        self.apply(&theirs, &diff(&Wires::new(), &others)).await;
+        assert_eq!(self.both_ledgers(&a, &b).await, before);
     }
 
     async fn generations(&self) {

@@ -31,6 +31,7 @@ struct State {
     devices: BTreeMap<u64, Device>,
     routes: BTreeMap<(Netns, IpNet), Route>,
     splices: BTreeMap<(u64, u64), Owner>,
+    policies: Vec<Policy>,
     gone: BTreeSet<InodeKey>,
     underlays: BTreeMap<IpAddr, u32>,
 }
@@ -42,9 +43,31 @@ struct Device {
     born: Iface,
     link: Option<(Link, Owner)>,
     mac: MacAddr,
+    no_arp: bool,
     mtu: u32,
     addresses: BTreeSet<IpNet>,
     neighbors: BTreeMap<IpAddr, MacAddr>,
+}
+
+/// A policy route. It outlives its device, without its routes.
+struct Policy {
+    on: Iface,
+    device: u64,
+    rank: u16,
+    traffic: Traffic,
+    routes: BTreeSet<(IpNet, Option<IpAddr>)>,
+}
+
+impl Policy {
+    fn with_rank(&self) -> Wire {
+        Wire::Policy { on: self.on.clone(), rank: self.rank, traffic: self.traffic.clone(), routes: self.routes.clone() }
+    }
+    /// As a wire; a kernel does not know the rank, so it is that of the same policy in `about`.
+    fn wire(&self, on: &Iface, about: &Wires) -> Wire {
+        let with = |rank| Wire::Policy { on: on.clone(), rank, traffic: self.traffic.clone(), routes: self.routes.clone() };
+        let known = about.iter().find(|wire| matches!(wire, Wire::Policy { rank, .. } if **wire == with(*rank)));
+        known.cloned().unwrap_or_else(|| with(u16::MAX))
+    }
 }
 
 struct Route {
@@ -77,6 +100,7 @@ impl FakeKernel {
         self.change(|state| {
             let cables: Vec<u64> = state.devices.values().filter(|device| device.at.netns == *netns).map(|device| device.cable).collect();
             cables.into_iter().for_each(|cable| state.cut(cable));
+            state.policies.retain(|policy| policy.on.netns != *netns);
             state.gone.insert(netns.key);
         });
     }
@@ -102,7 +126,8 @@ impl FakeKernel {
             state.devices.values().filter_map(|device| device.link.as_ref()).map(|(_, owner)| owner.clone()).collect();
         let splicers = state.splices.values().cloned();
         let everywhere: BTreeSet<Iface> = state.devices.values().map(|device| device.born.clone()).collect();
-        owners.into_iter().chain(splicers).flat_map(|owner| state.owned(&owner, &everywhere)).collect()
+        let policies = state.policies.iter().map(|policy| policy.with_rank());
+        owners.into_iter().chain(splicers).flat_map(|owner| state.owned(&owner, &everywhere)).chain(policies).collect()
     }
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -148,7 +173,7 @@ impl State {
         let number = self.number();
         let [.., a, b] = number.to_be_bytes();
         let (mac, addresses, neighbors) = (MacAddr([2, 0, 0, 0, a, b]), BTreeSet::new(), BTreeMap::new());
-        let device = Device { cable, at: at.clone(), born: at.clone(), link, mac, mtu: DEFAULT_MTU, addresses, neighbors };
+        let device = Device { cable, at: at.clone(), born: at.clone(), link, mac, no_arp: false, mtu: DEFAULT_MTU, addresses, neighbors };
         self.devices.insert(number, device);
     }
     fn cut(&mut self, cable: u64) {
@@ -156,6 +181,7 @@ impl State {
         let devices = &self.devices;
         self.routes.retain(|_, route| devices.contains_key(&route.device));
         self.splices.retain(|(a, b), _| devices.contains_key(a) && devices.contains_key(b));
+        self.policies.iter_mut().filter(|policy| !devices.contains_key(&policy.device)).for_each(|policy| policy.routes.clear());
     }
     fn named(&self, iface: &Iface) -> Option<u64> {
         self.devices.iter().find(|(_, device)| device.at == *iface).map(|(number, _)| *number)
@@ -180,11 +206,21 @@ impl State {
             self.mine(owner, place)?;
         }
         let mut found = self.owned(owner, &places);
+        for on in &places {
+            let number = self.mine(owner, on)?;
+            let here = self.policies.iter().filter(|policy| Some(policy.device) == number);
+            found.extend(here.map(|policy| policy.wire(on, about)));
+        }
         for wire in about {
             let device = |on| self.mine(owner, on).ok().flatten().and_then(|number| self.devices.get(&number));
             match wire {
                 Wire::Mac { on, .. } => found.extend(device(on).map(|device| Wire::Mac { on: on.clone(), mac: device.mac })),
                 Wire::Mtu { on, .. } => found.extend(device(on).map(|device| Wire::Mtu { on: on.clone(), mtu: device.mtu })),
+                Wire::NoArp { on } => found.extend(device(on).filter(|device| device.no_arp).map(|_| wire.clone())),
+                Wire::Policy { on, traffic, .. } => {
+                    let orphan = |policy: &&Policy| policy.routes.is_empty() && policy.on.netns == on.netns && policy.traffic == *traffic;
+                    found.extend(self.policies.iter().filter(orphan).map(|policy| policy.wire(on, about)));
+                }
                 Wire::Splice { a, b } if found.remove(&Wire::Splice { a: b.clone(), b: a.clone() }) => {
                     found.insert(wire.clone());
                 }
@@ -282,26 +318,33 @@ impl State {
         }
     }
     fn add_on(&mut self, owner: &Owner, wire: &Wire) -> Result<()> {
-        let (Wire::Mac { on, .. } | Wire::Mtu { on, .. } | Wire::Address { on, .. } | Wire::Neighbor { on, .. } | Wire::Route { on, .. }) =
-            wire
-        else {
-            return Ok(()); // links and splices have their own functions
-        };
+        let [on] = wire.needs()[..] else { return Ok(()) }; // links and splices have their own functions
         let Some(number) = self.mine(owner, on)? else {
             return Err(if self.named(on).is_some() { name_taken(on) } else { no_link(on) });
         };
         if let Wire::Route { prefix, via, .. } = wire {
             return self.add_route(number, on, *prefix, *via);
         }
+        if let Wire::Policy { on, rank, traffic, routes } = wire {
+            self.remove_policy(&on.netns, Some(number), traffic);
+            let (on, traffic, routes) = (on.clone(), traffic.clone(), routes.clone());
+            self.policies.push(Policy { on, device: number, rank: *rank, traffic, routes });
+            return Ok(());
+        }
         let Some(device) = self.devices.get_mut(&number) else { return Ok(()) };
         match wire {
             Wire::Mac { mac, .. } => device.mac = *mac,
+            Wire::NoArp { .. } => device.no_arp = true,
             Wire::Mtu { mtu, .. } => device.mtu = *mtu,
             Wire::Address { address, .. } => drop(device.addresses.insert(*address)),
             Wire::Neighbor { ip, mac, .. } => drop(device.neighbors.insert(*ip, *mac)),
-            Wire::Link(_) | Wire::Route { .. } | Wire::Splice { .. } => {}
+            Wire::Link(_) | Wire::Route { .. } | Wire::Splice { .. } | Wire::Policy { .. } => {}
         }
         Ok(())
+    }
+    fn remove_policy(&mut self, netns: &Netns, device: Option<u64>, traffic: &Traffic) {
+        let fits = |policy: &Policy| policy.on.netns == *netns && policy.traffic == *traffic;
+        self.policies.retain(|policy| !(fits(policy) && (policy.routes.is_empty() || Some(policy.device) == device)));
     }
     fn add_route(&mut self, device: u64, on: &Iface, prefix: IpNet, via: Option<IpAddr>) -> Result<()> {
         match self.routes.get(&(on.netns.clone(), prefix)) {
@@ -323,6 +366,9 @@ impl State {
             let ends: BTreeSet<u64> = [a, b].into_iter().filter_map(|iface| self.named(iface)).collect();
             self.splices.retain(|(x, y), tag| !(ours(tag) && ends.contains(x) && ends.contains(y)));
         }
+        if let Wire::Policy { on, traffic, .. } = wire {
+            self.remove_policy(&on.netns, place.as_ref().map(|(number, _)| *number), traffic);
+        }
         let Some((number, on)) = place else { return Ok(()) };
         let Some(device) = self.devices.get_mut(&number) else { return Ok(()) };
         match wire {
@@ -335,7 +381,7 @@ impl State {
             Wire::Route { prefix, .. } => {
                 self.routes.retain(|(netns, there), route| (netns, there) != (&on.netns, prefix) || route.device != number || !route.ours);
             }
-            Wire::Mac { .. } | Wire::Mtu { .. } | Wire::Splice { .. } => {}
+            Wire::Mac { .. } | Wire::NoArp { .. } | Wire::Mtu { .. } | Wire::Splice { .. } | Wire::Policy { .. } => {}
         }
         Ok(())
     }

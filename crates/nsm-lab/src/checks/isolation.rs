@@ -44,7 +44,7 @@ struct End<'a> {
 impl<'a> End<'a> {
     /// The end in `pod`, by which the kernel sends from `address` to `to`.
     fn of(pod: &'a str, place: &'a Place, to: IpAddr, address: Option<IpAddr>) -> Result<End<'a>> {
-        let hop = place.net.route_get(to, address)?;
+        let hop = place.net.route_get(&nsm_linux::net::Packet { from: address, ..nsm_linux::net::Packet::to(to) })?;
         let unknown = || Error::new(Kind::NotFound, format!("route to {to} in {pod}"), "has no source address", "give the interface one");
         Ok(End { pod, place, dev: hop.dev, address: address.or(hop.src).ok_or_else(unknown)? })
     }

@@ -6,7 +6,7 @@
 use super::{
     Inner, ROUTE_PROTOCOL,
     job::{Job, describe, living, name_taken},
-    links, splice,
+    links, policy, splice,
 };
 use crate::{
     error::refused,
@@ -78,6 +78,17 @@ impl Apply<'_, '_> {
                 self.flush()?;
                 splice::remove(&mut self.job, a, b)
             }
+            Op::Add(Wire::Policy { on, traffic, routes, .. }) => {
+                self.flush()?; // its routes may need addresses that wait
+                let index = self.index(on, None)?;
+                let Some(index) = index else { return Err(self.why_not(on)) };
+                policy::add(self.inner, &mut self.job, index, &policy::Policy { on, traffic, routes })
+            }
+            Op::Del(Wire::Policy { on, traffic, routes, .. }) => {
+                self.send()?;
+                let index = self.index(on, None)?;
+                policy::remove(&mut self.job, index, &policy::Policy { on, traffic, routes })
+            }
             Op::Add(wire) | Op::Del(wire) => wire.needs().into_iter().try_for_each(|on| self.on_link(op, wire, on)),
         }
     }
@@ -86,7 +97,7 @@ impl Apply<'_, '_> {
     }
     fn on_link(&mut self, op: &Op, wire: &Wire, on: &Iface) -> Result<()> {
         let adding = matches!(op, Op::Add(_));
-        let Some(index) = self.index(on, wire)? else {
+        let Some(index) = self.index(on, Some(wire))? else {
             return if adding { Err(self.why_not(on)) } else { Ok(()) };
         };
         if let Some(message) = message(wire, index, adding) {
@@ -95,14 +106,14 @@ impl Apply<'_, '_> {
         Ok(())
     }
     /// The index of the owner's interface, made ready for the object.
-    fn index(&mut self, on: &Iface, wire: &Wire) -> Result<Option<u32>> {
+    fn index(&mut self, on: &Iface, wire: Option<&Wire>) -> Result<Option<u32>> {
         if !self.known.contains_key(on) {
             let Some(found) = self.job.find(on)? else { return Ok(None) };
             links::adopt(&mut self.job, on, &found)?;
             self.known.insert(on.clone(), found.link);
         }
         let Some(link) = self.known.get_mut(on) else { return Ok(None) };
-        let wants_ipv6 = matches!(wire, Wire::Address { address: IpNet::V6(_), .. });
+        let wants_ipv6 = matches!(wire, Some(Wire::Address { address: IpNet::V6(_), .. }));
         if wants_ipv6 && std::mem::take(&mut link.ipv6_disabled) {
             enable_ipv6(&self.job, on, &link.name)?;
         }
@@ -168,6 +179,7 @@ fn message(wire: &Wire, index: u32, adding: bool) -> Option<Message> {
     let pick = |add, remove| if adding { add } else { remove };
     match wire {
         Wire::Mac { mac, .. } => adding.then(|| Message::new(RTM_SETLINK, 0, &link_fixed(index, 0, 0)).bytes(IFLA_ADDRESS, &mac.0)),
+        Wire::NoArp { .. } => adding.then(|| Message::new(RTM_SETLINK, 0, &link_fixed(index, IFF_NOARP, IFF_NOARP))),
         Wire::Mtu { mtu, .. } => adding.then(|| Message::new(RTM_SETLINK, 0, &link_fixed(index, 0, 0)).u32(IFLA_MTU, *mtu)),
         Wire::Address { address, .. } => Some(inet::address_message(pick(RTM_NEWADDR, RTM_DELADDR), index, *address)),
         Wire::Neighbor { ip, mac, .. } => {
@@ -176,7 +188,7 @@ fn message(wire: &Wire, index: u32, adding: bool) -> Option<Message> {
         Wire::Route { prefix, via, .. } => {
             Some(inet::route_message(pick(RTM_NEWROUTE, RTM_DELROUTE), ROUTE_PROTOCOL, *prefix, *via, index))
         }
-        Wire::Link(_) | Wire::Splice { .. } => None,
+        Wire::Link(_) | Wire::Splice { .. } | Wire::Policy { .. } => None,
     }
 }
 
@@ -188,11 +200,13 @@ fn route_taken(on: &Iface, prefix: &IpNet) -> Error {
 fn object(wire: &Wire) -> String {
     match wire {
         Wire::Mac { on, mac } => format!("hardware address {mac} on {}", describe(on)),
+        Wire::NoArp { on } => format!("resolution of neighbours on {}", describe(on)),
         Wire::Mtu { on, mtu } => format!("MTU {mtu} on {}", describe(on)),
         Wire::Address { on, address } => format!("address {address} on {}", describe(on)),
         Wire::Neighbor { on, ip, .. } => format!("neighbour {ip} on {}", describe(on)),
         Wire::Route { on, prefix, .. } => format!("route {prefix} on {}", describe(on)),
         Wire::Link(link) => link.ifaces().into_iter().map(describe).collect::<Vec<_>>().join(" and "),
+        Wire::Policy { on, traffic, routes, .. } => policy::object(&policy::Policy { on, traffic, routes }),
         Wire::Splice { a, b } => format!("splice of {} and {}", describe(a), describe(b)),
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     ROUTE_PROTOCOL,
     job::{Found, Job, describe},
-    splice,
+    policy, splice,
 };
 use crate::{
     error::refused,
@@ -29,6 +29,8 @@ pub(super) fn observe(job: &mut Job, about: &Wires) -> Result<Wires> {
         wires.extend(on_link(job, on, ours, about)?);
         wires.extend(tunnel(on, ours));
     }
+    let indexes = found.iter().map(|(on, ours)| (on.clone(), ours.link.index)).collect();
+    wires.extend(policy::observe(job, &indexes, about)?);
     wires.extend(pairs(job, &found, about)?);
     wires.extend(about.iter().filter_map(|wire| as_it_is(wire, &found)));
     Ok(wires)
@@ -47,6 +49,7 @@ pub(super) fn places(about: &Wires) -> BTreeSet<Iface> {
 fn as_it_is(wire: &Wire, found: &BTreeMap<Iface, Found>) -> Option<Wire> {
     match wire {
         Wire::Mac { on, .. } => Some(Wire::Mac { on: on.clone(), mac: found.get(on)?.link.mac? }),
+        Wire::NoArp { on } => found.get(on).filter(|found| found.link.flags & IFF_NOARP != 0).map(|_| wire.clone()),
         Wire::Mtu { on, .. } => Some(Wire::Mtu { on: on.clone(), mtu: found.get(on)?.link.mtu }),
         _ => None,
     }
