@@ -2,6 +2,8 @@
 
 mod context;
 mod ipam;
+mod siblings;
 
-pub use context::{Environment, Routes, UnknownMtu};
-pub use ipam::{Ipam, PointToPoint};
+pub use context::{Current, Dns, Environment, Excluded, Policies, Routes, UnknownMtu};
+pub use ipam::{Ipam, IpamPolicy, PointToPoint};
+pub use siblings::Siblings;

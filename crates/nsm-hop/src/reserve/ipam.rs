@@ -103,16 +103,41 @@ impl PointToPoint {
     }
 }
 
+/// What an endpoint does with addresses and host routes that a client brings along from another endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpamPolicy {
+    /// They stay beside those of this endpoint.
+    Polite,
+    /// They go: the client has addresses of this endpoint's pools only.
+    Strict,
+}
+
 /// All pools of an endpoint: each adds one pair.
-pub struct Ipam(Mutex<Vec<PointToPoint>>);
+pub struct Ipam {
+    policy: IpamPolicy,
+    pools: Mutex<Vec<PointToPoint>>,
+}
 
 impl Ipam {
     /// Pools from groups of prefixes.
-    pub fn new(groups: Vec<Vec<IpNet>>) -> Ipam {
-        Ipam(Mutex::new(groups.into_iter().map(PointToPoint::new).collect()))
+    pub fn new(groups: Vec<Vec<IpNet>>, policy: IpamPolicy) -> Ipam {
+        Ipam { policy, pools: Mutex::new(groups.into_iter().map(PointToPoint::new).collect()) }
     }
     fn pools(&self) -> std::sync::MutexGuard<'_, Vec<PointToPoint>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes out of the context what belongs to no pool: addresses, and the host routes to them.
+fn strip(context: &mut IpContext, pools: &[PointToPoint]) {
+    let own = |net: &IpNet| pools.iter().any(|pool| pool.owns(net.addr()));
+    let foreign: Vec<IpNet> =
+        context.src_ip_addrs.iter().chain(&context.dst_ip_addrs).filter(|net| !own(net)).map(|net| IpNet::from(net.addr())).collect();
+    for addresses in [&mut context.src_ip_addrs, &mut context.dst_ip_addrs] {
+        addresses.retain(own);
+    }
+    for routes in [&mut context.src_routes, &mut context.dst_routes] {
+        routes.retain(|route| !foreign.contains(&route.prefix));
     }
 }
 
@@ -120,7 +145,11 @@ impl Reserve for Ipam {
     fn reserve(&self, draft: &mut Draft) -> Result<()> {
         let id = draft.connection.id.clone();
         let context = &mut draft.connection.context.ip_context;
-        for pool in self.pools().iter_mut() {
+        let mut pools = self.pools();
+        if self.policy == IpamPolicy::Strict {
+            strip(context, &pools);
+        }
+        for pool in pools.iter_mut() {
             let of_pool = |list: &[IpNet]| list.iter().map(IpNet::addr).find(|address| pool.owns(*address));
             let had = of_pool(&context.dst_ip_addrs).zip(of_pool(&context.src_ip_addrs)).map(|(dst, src)| Pair { dst, src });
             let Some(pair) = pool.reserve(&id, had, &context.excluded_prefixes) else {
@@ -178,7 +207,10 @@ mod tests {
         ConnectionId::new(text).unwrap()
     }
     fn ipam(groups: &[&str]) -> Ipam {
-        Ipam::new(groups.iter().map(|group| group.split(',').map(|text| text.parse().unwrap()).collect()).collect())
+        with_policy(groups, IpamPolicy::Polite)
+    }
+    fn with_policy(groups: &[&str], policy: IpamPolicy) -> Ipam {
+        Ipam::new(groups.iter().map(|group| group.split(',').map(|text| text.parse().unwrap()).collect()).collect(), policy)
     }
     fn draft(name: &str, excluded: &[&str]) -> Draft {
         let mut connection = Connection::new(id(name), "svc".parse().unwrap());
@@ -234,6 +266,20 @@ mod tests {
         thief.connection.context = had.connection.context.clone();
         ipam.reserve(&mut thief).unwrap();
         assert_eq!(shown(&thief), "10.0.0.0/32 10.0.0.1/32", "but never one that somebody holds");
+    }
+
+    /// E-16, X-040
+    #[test]
+    fn a_strict_endpoint_leaves_nothing_of_a_former_one() {
+        let shown_after = |policy| {
+            let mut moved = draft("a", &[]);
+            ipam(&["172.16.1.0/29"]).reserve(&mut moved).unwrap();
+            with_policy(&["172.16.2.0/29"], policy).reserve(&mut moved).unwrap();
+            let routes = &moved.connection.context.ip_context.src_routes;
+            format!("{} {}", shown(&moved), routes.iter().map(|route| route.prefix.to_string()).collect::<Vec<_>>().join(","))
+        };
+        assert_eq!(shown_after(IpamPolicy::Strict), "172.16.2.0/32 172.16.2.1/32 172.16.2.0/32");
+        assert_eq!(shown_after(IpamPolicy::Polite), "172.16.1.0/32,172.16.2.0/32 172.16.1.1/32,172.16.2.1/32 172.16.1.0/32,172.16.2.0/32");
     }
 
     /// E-17
