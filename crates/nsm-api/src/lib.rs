@@ -35,7 +35,7 @@ pub use path::{Path, Segment};
 pub use registry::{
     Destination, EndpointQuery, EndpointUpdate, Match, NetworkService, NetworkServiceEndpoint, ServiceQuery, ServiceUpdate,
 };
-pub use service::{Answer, Caller, EndpointUpdates, Events, NetworkServiceApi, RegistryApi, ServiceUpdates};
+pub use service::{Answer, Caller, EndpointUpdates, Events, NetworkServiceApi, RegistryApi, ServiceUpdates, Trail, TrailEnd};
 pub use target::Target;
 pub use unknown::Unknown;
 

@@ -4,7 +4,7 @@ use crate::*;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -21,6 +21,44 @@ pub struct Caller {
     pub token_expires: Option<SystemTime>,
     /// What is left until the caller gives up; `None` means it waits for ever (we do not).
     pub timeout: Option<Duration>,
+    /// Of a registration: the processes that it has passed.
+    pub trail: Trail,
+}
+
+/// The path of a registration: the token of every process that it has passed. Clones share the way onward.
+#[derive(Clone, Debug, Default)]
+pub struct Trail {
+    /// The tokens of the processes so far, each made for the next one; the last is ours. Empty where it begins.
+    pub tokens: Vec<String>,
+    onward: Arc<OnceLock<TrailEnd>>,
+}
+
+/// How a registration was answered by the process that we passed it to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrailEnd {
+    /// The whole path, as that process sent it back.
+    pub tokens: Vec<String>,
+    /// The leaf certificate with which it proved who it is, as DER.
+    pub certificate: Option<Arc<[u8]>>,
+}
+
+impl Trail {
+    /// A registration that has come this far.
+    pub fn new(tokens: Vec<String>) -> Trail {
+        Trail { tokens, onward: Arc::default() }
+    }
+    /// Whoever passes the registration on says how it was answered. The first answer counts.
+    pub fn answer(&self, end: TrailEnd) {
+        let _ = self.onward.set(end);
+    }
+    /// What the process behind us said, if there was one and it did.
+    pub fn answered(&self) -> Option<&TrailEnd> {
+        self.onward.get()
+    }
+    /// The same way so far, not yet gone further.
+    pub fn again(&self) -> Trail {
+        Trail::new(self.tokens.clone())
+    }
 }
 
 impl Caller {

@@ -38,8 +38,6 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What a call gets whose caller set no timeout.
 pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the token lives with which a registration is answered.
-pub const REGISTRATION_TOKEN_LIFE: Duration = Duration::from_secs(600);
 /// How often one call is sent again because the peer surely did not process it.
 pub const MAX_TRANSPARENT_RETRIES: u32 = 4;
 /// Handshakes tried for one connection: one more covers the moment in which certificates rotate.

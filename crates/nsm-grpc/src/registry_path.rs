@@ -1,7 +1,7 @@
 //! The path of a registration: a token of every process that it has passed. It travels in a header beside the message,
 //! and comes back in the headers of the answer, where the caller checks that it was really answered by its peer.
 //!
-//! Who owns a name is not decided here, and our own answer ends with this process: what lies behind it stays there.
+//! Who owns a name is not decided here.
 
 use http::{HeaderMap, HeaderValue};
 use nsm_api::{Error, Result, limits::MAX_PATH_SEGMENTS};
@@ -17,13 +17,14 @@ pub(crate) struct RegistryPath {
 }
 
 impl RegistryPath {
-    /// As sent by a process that passes on what came with `token`; without one it begins there. The receiver fills in
-    /// the sender's own place.
-    pub(crate) fn onward(token: &str) -> RegistryPath {
-        match token {
-            "" => RegistryPath::default(),
-            token => RegistryPath { index: 1, tokens: vec![token.to_owned(), String::new()] },
-        }
+    /// As sent by a process that a registration has reached with these tokens, the last its own; without any it begins there.
+    pub(crate) fn onward(tokens: &[String]) -> RegistryPath {
+        RegistryPath { index: tokens.len().saturating_sub(1), tokens: tokens.to_vec() }
+    }
+
+    /// The tokens of all processes.
+    pub(crate) fn tokens(&self) -> &[String] {
+        &self.tokens
     }
 
     /// `None` when the caller sent none, and so wants none back.
@@ -47,10 +48,19 @@ impl RegistryPath {
         }
     }
 
-    /// As its sender gets it back: with the token of this call at the sender's place, and ours after it.
-    pub(crate) fn answered(mut self, callers: &str, own: String) -> RegistryPath {
+    /// As it has reached this process: with the token of this call at the sender's place, and ours after it.
+    pub(crate) fn entered(mut self, callers: &str, own: String) -> RegistryPath {
         self.tokens.truncate(self.index);
         self.tokens.extend([callers.to_owned(), own]);
+        self
+    }
+
+    /// As its sender gets it back when a process behind us has answered with these tokens.
+    pub(crate) fn answered(mut self, tokens: Vec<String>) -> RegistryPath {
+        // Of a peer: it may be anything. The sender's own place must be there.
+        if tokens.len() > self.index && tokens.len() <= MAX_PATH_SEGMENTS {
+            self.tokens = tokens;
+        }
         self
     }
 
@@ -89,13 +99,17 @@ mod tests {
     #[test]
     fn a_path_begins_grows_and_is_refreshed() {
         let empty = r#"{"Index":0,"PathSegments":null}"#;
-        assert_eq!(written(&RegistryPath::onward("")), empty);
-        let begun = RegistryPath::read(&header(empty)).unwrap().unwrap().answered("a", "b".into());
+        assert_eq!(written(&RegistryPath::onward(&[])), empty);
+        let begun = RegistryPath::read(&header(empty)).unwrap().unwrap().entered("a", "b".into());
         assert_eq!(written(&begun), r#"{"Index":0,"PathSegments":[{"token":"a"},{"token":"b"}]}"#);
-        let refreshed = RegistryPath::read(&header(&written(&begun))).unwrap().unwrap().answered("a2", "b2".into());
+        let refreshed = RegistryPath::read(&header(&written(&begun))).unwrap().unwrap().entered("a2", "b2".into());
         assert_eq!(refreshed.tokens, ["a2", "b2"]);
-        let onward = RegistryPath::read(&header(&written(&RegistryPath::onward("a")))).unwrap().unwrap().answered("b", "c".into());
-        assert_eq!(onward, RegistryPath { index: 1, tokens: vec!["a".into(), "b".into(), "c".into()] });
+        let onward = RegistryPath::onward(&["a".to_owned(), "b".to_owned()]);
+        let onward = RegistryPath::read(&header(&written(&onward))).unwrap().unwrap().entered("b2", "c".into());
+        assert_eq!(onward, RegistryPath { index: 1, tokens: vec!["a".into(), "b2".into(), "c".into()] });
+        let answered = begun.answered(onward.tokens().to_vec());
+        assert_eq!(answered, RegistryPath { index: 0, tokens: vec!["a".into(), "b2".into(), "c".into()] });
+        assert_eq!(answered.answered(vec![]).tokens.len(), 3, "an answer without the sender's place is not passed on");
     }
 
     #[test]

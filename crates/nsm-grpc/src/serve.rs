@@ -18,7 +18,7 @@ use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use nsm_api::{NetworkServiceApi, RegistryApi, Result, Target};
 use nsm_identity::Source;
-use std::{future::Future, pin::pin, sync::Arc};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     sync::Semaphore,
     task::{JoinHandle, JoinSet},
@@ -36,6 +36,8 @@ pub struct ServeOptions {
     pub registry: Option<Arc<dyn RegistryApi>>,
     /// The identity shown to clients.
     pub source: Source,
+    /// How long the tokens live with which registrations are answered.
+    pub max_token_life: Duration,
 }
 
 /// A running server.
@@ -65,7 +67,7 @@ pub async fn serve(options: ServeOptions, shutdown: impl Future<Output = ()> + S
 
 async fn run(listeners: Vec<Listener>, options: ServeOptions, shutdown: impl Future<Output = ()>) {
     let (drainer, drain) = drain();
-    let routes = handlers::routes(options.network, options.registry, &options.source, &drain);
+    let routes = handlers::routes(options.network, options.registry, (&options.source, options.max_token_life), &drain);
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let server = Arc::new(Server { source: options.source, routes, room, drain });
     let mut accepting = JoinSet::new();

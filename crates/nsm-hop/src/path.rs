@@ -6,10 +6,15 @@ use nsm_api::{Connection, ConnectionId, Error, HopName, Path, Result, Segment};
 use std::time::{Duration, SystemTime};
 
 /// Makes `connection` this hop's own: appends or takes over the segment after the caller's, and moves id and
-/// index there. Answers the caller's index, which [`leave`] needs. `id` names a connection seen for the first time.
+/// index there. Answers the caller's index, which [`leave`] needs. `id` says what the connection is called here; it
+/// is told the path, and the id that the path gives us.
 ///
-/// A segment that already carries our name keeps its id: that is what makes a restart of this hop hitless.
-pub fn enter(connection: &mut Connection, name: &HopName, id: impl FnOnce(&Segment) -> ConnectionId) -> Result<u32> {
+/// A segment that carries our name keeps its id if `id` agrees: that is what makes a restart of this hop hitless.
+pub fn enter(
+    connection: &mut Connection,
+    name: &HopName,
+    id: impl FnOnce(&Path, Option<&ConnectionId>) -> Result<ConnectionId>,
+) -> Result<u32> {
     let path = &mut connection.path;
     let caller_index = path.index;
     let Some(caller) = path.segments.get(caller_index as usize) else {
@@ -24,8 +29,10 @@ pub fn enter(connection: &mut Connection, name: &HopName, id: impl FnOnce(&Segme
         return Err(refused(connection, reason, "give every process a --name of its own"));
     }
     let own = caller_index as usize + 1;
-    if path.segments.get(own).is_none_or(|segment| segment.name != *name) {
-        let segment = Segment::new(name.clone(), id(caller));
+    let named = path.segments.get(own).filter(|segment| segment.name == *name).map(|segment| &segment.id);
+    let id = id(path, named)?;
+    if named != Some(&id) {
+        let segment = Segment::new(name.clone(), id);
         // Another process may have stood here (a forwarder that has been replaced). What lies behind stays until
         // an endpoint trims it: it may be the way to the same endpoint.
         match path.segments.get_mut(own) {
@@ -132,11 +139,24 @@ mod tests {
             (&[("c", "c0"), ("x", "x7"), ("f", "f7")], 0, "new 1 [c:c0 m:new f:f7]"),
         ] {
             let mut connection = connection(before, index);
-            assert_eq!(enter(&mut connection, &name("m"), |_| id("new")).unwrap(), index);
+            let kept = |_: &Path, named: Option<&ConnectionId>| Ok(named.cloned().unwrap_or(id("new")));
+            assert_eq!(enter(&mut connection, &name("m"), kept).unwrap(), index);
             assert_eq!(shape(&connection), after);
             leave(&mut connection, index);
             assert_eq!(connection.id.as_str(), "c0");
         }
+    }
+
+    #[test]
+    fn an_id_that_is_not_agreed_to_is_replaced_with_all_that_was_said_of_it() {
+        let mut connection = connection(&[("c", "c0"), ("m", "m7"), ("f", "f7")], 0);
+        connection.path.segments[1].token = "of somebody else".to_owned();
+        enter(&mut connection, &name("m"), |_, named| Ok(id(&format!("not-{}", named.unwrap())))).unwrap();
+        assert_eq!(shape(&connection), "not-m7 1 [c:c0 m:not-m7 f:f7]");
+        assert!(connection.path.segments[1].token.is_empty());
+        let refused = |_: &Path, _: Option<&ConnectionId>| Err(Error::internal("it", "refused"));
+        leave(&mut connection, 0);
+        assert!(enter(&mut connection, &name("m"), refused).is_err());
     }
 
     #[test]
@@ -146,7 +166,7 @@ mod tests {
         wrong_id.id = id("other");
         let mut own_name = connection(&[("m", "c0")], 0);
         for connection in [&mut no_segment, &mut wrong_id, &mut own_name] {
-            assert!(enter(connection, &name("m"), |_| id("new")).is_err());
+            assert!(enter(connection, &name("m"), |_, _| Ok(id("new"))).is_err());
         }
     }
 

@@ -82,11 +82,14 @@ impl Dial for NextHop {
 struct TestIssuer;
 
 impl Issuer for TestIssuer {
-    fn token(&self, _: Option<&SpiffeId>) -> Result<(String, SystemTime)> {
+    fn token(&self, _: &Caller) -> Result<(String, SystemTime)> {
         Ok((String::new(), SystemTime::now() + LIFE))
     }
-    fn connection_id(&self, caller: &Segment) -> ConnectionId {
-        caller.id.clone()
+    fn connection_id(&self, path: &Path, _: &Caller) -> ConnectionId {
+        path.segments[path.index as usize].id.clone()
+    }
+    fn gave(&self, _: &ConnectionId, _: &Path, _: &Caller) -> bool {
+        true
     }
     fn now(&self) -> SystemTime {
         SystemTime::now()

@@ -11,7 +11,7 @@ use nsm_api::*;
 use nsm_hop::{
     hop::Hop,
     kernel::*,
-    reserve::Ipam,
+    reserve::{Ipam, IpamPolicy},
     role::*,
     testing::{FakeKernel, Fault, FaultPlan, When},
 };
@@ -151,11 +151,14 @@ impl Wiring for ThreeWires {
 struct TestIssuer(SystemTime, AtomicU64);
 
 impl Issuer for TestIssuer {
-    fn token(&self, _: Option<&SpiffeId>) -> Result<(String, SystemTime)> {
+    fn token(&self, _: &Caller) -> Result<(String, SystemTime)> {
         Ok((String::new(), self.0 + LIFE))
     }
-    fn connection_id(&self, caller: &Segment) -> ConnectionId {
-        ConnectionId::new(format!("hop-{}", caller.id)).unwrap()
+    fn connection_id(&self, path: &Path, _: &Caller) -> ConnectionId {
+        ConnectionId::new(format!("hop-{}", path.segments[path.index as usize].id)).unwrap()
+    }
+    fn gave(&self, _: &ConnectionId, _: &Path, _: &Caller) -> bool {
+        true
     }
     fn now(&self) -> SystemTime {
         self.0
@@ -184,7 +187,7 @@ impl Bench {
             issuer: Arc::new(TestIssuer(start, AtomicU64::new(0))),
             admit: vec![],
             // One pair of addresses: a pair that is not given back makes the next connection fail.
-            reserve: vec![Box::new(Ipam::new(vec![vec!["10.0.0.0/31".parse().unwrap()]]))],
+            reserve: vec![Box::new(Ipam::new(vec![vec!["10.0.0.0/31".parse().unwrap()]], IpamPolicy::Polite))],
             onward: Box::new(TwoWays(world.clone())),
             dial: Arc::new(world.clone()),
             wiring: Box::new(ThreeWires),

@@ -14,6 +14,8 @@ use std::{
 
 /// How long a JWT-SVID lives; workloads ask for one when they need it.
 const LIFE: Duration = Duration::from_secs(300);
+/// The year 9999 and a bit.
+const FAR: Duration = Duration::from_secs(253_402_300_800);
 
 /// The ES256 key of a trust domain.
 pub(crate) struct JwtKey {
@@ -63,6 +65,15 @@ impl JwtKey {
 /// Whole seconds since 1970; what lies before counts as 0.
 pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The end that a token names, in whole seconds. Nothing is said about its signature. `None` when it names none; one
+/// that no clock can show is far enough.
+pub(crate) fn end(token: &str) -> Option<SystemTime> {
+    let claims = token.split('.').nth(1)?;
+    let claims: Map<String, Value> = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    let end = claims.get("exp")?.as_f64().filter(|end| *end >= 0.0)?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(end as u64)).or_else(|| UNIX_EPOCH.checked_add(FAR))
 }
 
 /// What an SVID needs to sign the tokens of this process.

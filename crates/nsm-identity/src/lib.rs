@@ -20,8 +20,8 @@ mod source;
 mod workload;
 
 pub use authority::{Authority, DEFAULT_SVID_LIFE, Svid};
-pub use hop_ids::HopIds;
-pub use peer::{Peer, peer};
+pub use hop_ids::{HopIds, Place};
+pub use peer::{MAX_TOKEN_LIFE, Peer, peer};
 pub use source::{Source, Token, install_crypto_provider};
 pub use workload::{Identity, WorkloadSocket};
 

@@ -1,5 +1,6 @@
 //! What a certificate says about its holder.
 
+use crate::jwt;
 use nsm_api::SpiffeId;
 use rustls::pki_types::CertificateDer;
 use std::{
@@ -12,6 +13,9 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
+/// Longest life of a token that a peer brings. The longest that any role of any version makes by default.
+pub const MAX_TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
+
 /// The other side of a TLS connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -21,6 +25,17 @@ pub struct Peer {
     pub not_after: SystemTime,
     /// That certificate, as DER.
     pub certificate: Arc<[u8]>,
+}
+
+impl Peer {
+    /// Until when a token that this peer brings is good, at `now`: as it says, but not longer than the token itself
+    /// (which is long over when that cannot be read), than the certificate that the peer shows, and than
+    /// [`MAX_TOKEN_LIFE`].
+    pub fn token_end(&self, token: &str, said: SystemTime, now: SystemTime) -> SystemTime {
+        let own = jwt::end(token).unwrap_or(UNIX_EPOCH);
+        let longest = now.checked_add(MAX_TOKEN_LIFE).unwrap_or(now);
+        said.min(own).min(self.not_after).min(longest)
+    }
 }
 
 /// Reads a verified certificate chain, leaf first. `None` when the leaf does not name exactly one SPIFFE ID.
@@ -59,7 +74,33 @@ pub(crate) fn is_p256(certificate: &X509Certificate<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
     use rcgen::{CertificateParams, KeyPair, SanType};
+
+    /// reliability.md 2.2: outlive one's credentials.
+    #[test]
+    fn a_token_ends_with_the_first_of_all_that_bound_it() {
+        let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
+        let day = MAX_TOKEN_LIFE.as_secs();
+        let peer = |not_after| Peer { id: SpiffeId::new("spiffe://d/a").unwrap(), not_after: at(not_after), certificate: Arc::default() };
+        let token = |claims: &str| format!("e30.{}.AA", URL_SAFE_NO_PAD.encode(claims));
+        for (what, not_after, claims, said, end) in [
+            ("as said", 9_000_000, r#"{"exp":2000}"#, 1500, 1500),
+            ("said before now", 9_000_000, r#"{"exp":2000}"#, 10, 10),
+            ("far future", 9_000_000, r#"{"exp":2000}"#, 8_000_000_000, 2000),
+            ("certificate first", 1700, r#"{"exp":2000}"#, 1900, 1700),
+            ("longer than anybody", 9_000_000, r#"{"exp":5000000}"#, 5_000_000, 1000 + day),
+            ("with fraction", 9_000_000, r#"{"exp":1500.75}"#, 1900, 1500),
+            ("no end", 9_000_000, r#"{"sub":"a"}"#, 1500, 0),
+            ("end as text", 9_000_000, r#"{"exp":"2000"}"#, 1500, 0),
+            ("negative end", 9_000_000, r#"{"exp":-5}"#, 1500, 0),
+            ("end beyond any clock", 9_000_000, r#"{"exp":1e300}"#, 1500, 1500),
+            ("no token", 9_000_000, "nonsense", 1500, 0),
+        ] {
+            assert_eq!(peer(not_after).token_end(&token(claims), at(said), at(1000)), at(end), "{what}");
+        }
+        assert_eq!(peer(9).token_end("", at(5), at(1)), UNIX_EPOCH);
+    }
 
     #[test]
     fn a_peer_has_exactly_one_spiffe_id() {

@@ -116,9 +116,9 @@ where
     task.await.unwrap_or_else(|failed| Err(Error::internal("registration", failed.to_string())))
 }
 
-/// The call as it goes on: the edge adds the manager's own identity and token, and shows the token of who began it.
+/// The call as it goes on: the edge adds the manager's own identity and token to the way so far.
 fn onward(caller: &Caller) -> Caller {
-    Caller { timeout: caller.timeout, token: caller.token.clone(), ..Caller::default() }
+    Caller { timeout: caller.timeout, trail: caller.trail.clone(), ..Caller::default() }
 }
 
 /// A registration's path begins at this node's manager: whoever calls is its first process, whatever they say.

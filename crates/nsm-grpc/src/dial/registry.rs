@@ -18,7 +18,7 @@ use crate::{
 use async_trait::async_trait;
 use nsm_api::{
     Caller, EndpointQuery, EndpointUpdate, EndpointUpdates, Files, InodeKey, NetworkService, NetworkServiceEndpoint, RegistryApi, Result,
-    ServiceQuery, ServiceUpdate, ServiceUpdates, proto::registry as pr,
+    ServiceQuery, ServiceUpdate, ServiceUpdates, TrailEnd, proto::registry as pr,
 };
 use std::{future::ready, sync::Arc};
 use tokio::time::Instant;
@@ -48,6 +48,7 @@ impl RegistryApi for RegistryClient {
         let call = Outgoing::new(&caller, Files::default());
         let deadline = call.deadline;
         let response = self.channel.within(deadline, self.services.clone().register(registering(call, &caller, service.into()))).await?;
+        answered(&caller, &response);
         response.into_inner().try_into()
     }
 
@@ -68,6 +69,7 @@ impl RegistryApi for RegistryClient {
         let message = pr::NetworkServiceEndpoint::from(endpoint);
         let call = Outgoing::new(&caller, chosen(named::in_endpoint(&message), &files));
         let response = self.channel.within(call.deadline, self.endpoints.clone().register(registering(call, &caller, message))).await?;
+        answered(&caller, &response);
         response.into_inner().try_into()
     }
 
@@ -85,11 +87,21 @@ impl RegistryApi for RegistryClient {
     }
 }
 
-/// The call with the path of the registration. Of the caller on whose behalf it is made, only the token is needed.
+/// The call with the path of the registration.
 fn registering<M>(call: Outgoing, caller: &Caller, message: M) -> tonic::Request<M> {
     let mut request = call.wrap(message);
-    RegistryPath::onward(&caller.token).write(request.metadata_mut().as_mut());
+    RegistryPath::onward(&caller.trail.tokens).write(request.metadata_mut().as_mut());
     request
+}
+
+/// Tells the caller what path came back, and from whom. A path that cannot be read is none.
+fn answered<M>(caller: &Caller, response: &tonic::Response<M>) {
+    let path = RegistryPath::read(response.metadata().as_ref()).ok().flatten();
+    let transport = response.extensions().get::<Arc<Transport>>();
+    caller.trail.answer(TrailEnd {
+        tokens: path.map(|path| path.tokens().to_vec()).unwrap_or_default(),
+        certificate: transport.map(|transport| transport.link.peer.certificate.clone()),
+    });
 }
 
 fn length(watch: bool) -> Length {

@@ -19,9 +19,15 @@ use crate::{
     status::to_status,
     tls::Link,
 };
-use nsm_api::{Caller, Error, Files, InodeKey, Kind, NetworkServiceApi, RegistryApi, Result, limits::MAX_FILES_PER_REQUEST};
+use nsm_api::{Caller, Error, Files, InodeKey, Kind, NetworkServiceApi, RegistryApi, Result, Trail, limits::MAX_FILES_PER_REQUEST};
 use nsm_identity::Source;
-use std::{collections::BTreeSet, future::Future, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Response, Status, service::Routes};
 use tracing::Instrument;
@@ -30,7 +36,7 @@ use tracing::Instrument;
 pub(crate) fn routes(
     network: Option<Arc<dyn NetworkServiceApi>>,
     registry: Option<Arc<dyn RegistryApi>>,
-    source: &Source,
+    (source, max_token_life): (&Source, Duration),
     drain: &Drain,
 ) -> Routes {
     let mut names = vec![];
@@ -42,7 +48,7 @@ pub(crate) fn routes(
         routes.add_service(monitor::MonitorConnectionServer::new(handler).max_decoding_message_size(MAX_MESSAGE_BYTES));
     }
     if let Some(api) = registry {
-        let handler = registry::Registry { api, source: source.clone(), drain: drain.clone() };
+        let handler = registry::Registry { api, source: source.clone(), max_token_life, drain: drain.clone() };
         names.extend([service_registry::SERVICE_NAME, endpoint_registry::SERVICE_NAME]);
         routes
             .add_service(service_registry::NetworkServiceRegistryServer::new(handler.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES));
@@ -72,10 +78,16 @@ impl Call {
         if token.is_none() {
             tracing::debug!(peer = %link.peer.id, "a call brings no readable token");
         }
-        let (token, token_expires) = token.map(|token| (token.text, Some(token.expires))).unwrap_or_default();
+        let (token, token_expires) = match token {
+            Some(token) => {
+                let end = link.peer.token_end(&token.text, token.expires, SystemTime::now());
+                (token.text, Some(end))
+            }
+            None => Default::default(),
+        };
         let timeout = metadata::read_timeout(&headers);
         let (identity, certificate) = (Some(link.peer.id.clone()), Some(link.peer.certificate.clone()));
-        let caller = Caller { identity, certificate, token, token_expires, timeout };
+        let caller = Caller { identity, certificate, token, token_expires, timeout, trail: Trail::default() };
         Ok((message, Call { link, caller, deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)) }))
     }
 

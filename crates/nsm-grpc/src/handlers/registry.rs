@@ -3,7 +3,6 @@
 use super::{Call, answer};
 use crate::{
     drain::Drain,
-    limits::REGISTRATION_TOKEN_LIFE,
     metadata, named,
     registry_path::RegistryPath,
     rpc::{
@@ -17,17 +16,19 @@ use buffa_types::google::protobuf::Empty;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use http::HeaderMap;
 use nsm_api::{
-    EndpointQuery, EndpointUpdate, Files, InodeKey, NetworkService, NetworkServiceEndpoint, RegistryApi, Result, ServiceQuery,
-    proto::registry as pr,
+    Caller, EndpointQuery, EndpointUpdate, Error, Files, InodeKey, NetworkService, NetworkServiceEndpoint, RegistryApi, Result,
+    ServiceQuery, Trail, proto::registry as pr,
 };
 use nsm_identity::Source;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tonic::{Response, Status};
 
 #[derive(Clone)]
 pub(super) struct Registry {
     pub(super) api: Arc<dyn RegistryApi>,
     pub(super) source: Source,
+    /// How long the tokens live with which registrations are answered and passed on.
+    pub(super) max_token_life: Duration,
     pub(super) drain: Drain,
 }
 
@@ -38,15 +39,13 @@ impl NetworkServiceRegistry for Registry {
     type FindStream = Messages<pr::NetworkServiceResponse>;
 
     async fn register(&self, request: tonic::Request<pr::NetworkService>) -> Result<Response<pr::NetworkService>, Status> {
-        let path = self.path(&request).map_err(to_status)?;
-        with_path(path, self.register_service(request).await)
+        self.register_service(request).await.map_err(to_status)
     }
     async fn find(&self, request: tonic::Request<pr::NetworkServiceQuery>) -> Result<Response<Self::FindStream>, Status> {
         answer(self.find_services(request).await)
     }
     async fn unregister(&self, request: tonic::Request<pr::NetworkService>) -> Result<Response<Empty>, Status> {
-        let path = self.path(&request).map_err(to_status)?;
-        with_path(path, self.unregister_service(request).await)
+        self.unregister_service(request).await.map_err(to_status)
     }
 }
 
@@ -55,41 +54,44 @@ impl NetworkServiceEndpointRegistry for Registry {
     type FindStream = Messages<pr::NetworkServiceEndpointResponse>;
 
     async fn register(&self, request: tonic::Request<pr::NetworkServiceEndpoint>) -> Result<Response<pr::NetworkServiceEndpoint>, Status> {
-        let path = self.path(&request).map_err(to_status)?;
-        with_path(path, self.register_endpoint(request).await)
+        self.register_endpoint(request).await.map_err(to_status)
     }
     async fn find(&self, request: tonic::Request<pr::NetworkServiceEndpointQuery>) -> Result<Response<Self::FindStream>, Status> {
         answer(self.find_endpoints(request).await)
     }
     async fn unregister(&self, request: tonic::Request<pr::NetworkServiceEndpoint>) -> Result<Response<Empty>, Status> {
-        let path = self.path(&request).map_err(to_status)?;
-        with_path(path, self.unregister_endpoint(request).await)
+        self.unregister_endpoint(request).await.map_err(to_status)
     }
 }
 
 impl Registry {
-    /// The path of a registration as its caller wants it back, if they do.
-    fn path<M>(&self, request: &tonic::Request<M>) -> Result<Option<RegistryPath>> {
+    /// The way that a registration has come, with this process at its end.
+    fn way<M>(&self, request: &tonic::Request<M>) -> Result<Way> {
         let headers: &HeaderMap = request.metadata().as_ref();
-        let (Some(path), Some(link)) = (RegistryPath::read(headers)?, request.extensions().get::<Arc<Link>>()) else { return Ok(None) };
+        let asked = RegistryPath::read(headers)?;
+        let link = request.extensions().get::<Arc<Link>>().ok_or_else(|| Error::internal("registration", "its connection is unknown"))?;
         let token = metadata::read_token(headers).map(|token| token.text).unwrap_or_default();
-        let own = self.source.token(Some(&link.peer.id), REGISTRATION_TOKEN_LIFE, Some(link.peer.not_after))?;
-        Ok(Some(path.answered(&token, own.text)))
+        let own = self.source.token(Some(&link.peer.id), self.max_token_life, Some(link.peer.not_after))?;
+        let wanted = asked.is_some();
+        let path = asked.unwrap_or_default().entered(&token, own.text);
+        Ok(Way { trail: Trail::new(path.tokens().to_vec()), back: wanted.then_some(path) })
     }
 
-    async fn register_service(&self, request: tonic::Request<pr::NetworkService>) -> Result<pr::NetworkService> {
+    async fn register_service(&self, request: tonic::Request<pr::NetworkService>) -> Result<Response<pr::NetworkService>> {
+        let way = self.way(&request)?;
         let (message, call) = Call::read(request)?;
         let service = NetworkService::try_from(message)?;
-        let (api, caller) = (self.api.clone(), call.caller());
-        Ok(call.finish(&self.drain, async move { api.register_service(service, caller).await }).await?.into())
+        let (api, caller) = (self.api.clone(), way.caller(&call));
+        Ok(way.answer(call.finish(&self.drain, async move { api.register_service(service, caller).await }).await?.into()))
     }
 
-    async fn unregister_service(&self, request: tonic::Request<pr::NetworkService>) -> Result<Empty> {
+    async fn unregister_service(&self, request: tonic::Request<pr::NetworkService>) -> Result<Response<Empty>> {
+        let way = self.way(&request)?;
         let (message, call) = Call::read(request)?;
         let service = NetworkService::try_from(message)?;
-        let (api, caller) = (self.api.clone(), call.caller());
+        let (api, caller) = (self.api.clone(), way.caller(&call));
         call.finish(&self.drain, async move { api.unregister_service(service, caller).await }).await?;
-        Ok(Empty::default())
+        Ok(way.answer(Empty::default()))
     }
 
     async fn find_services(&self, request: tonic::Request<pr::NetworkServiceQuery>) -> Result<Messages<pr::NetworkServiceResponse>> {
@@ -100,24 +102,26 @@ impl Registry {
         Ok(self.until_shutdown(watch, updates.map(|update| update.map(Into::into).map_err(to_status))))
     }
 
-    async fn register_endpoint(&self, request: tonic::Request<pr::NetworkServiceEndpoint>) -> Result<pr::NetworkServiceEndpoint> {
+    async fn register_endpoint(&self, request: tonic::Request<pr::NetworkServiceEndpoint>) -> Result<Response<pr::NetworkServiceEndpoint>> {
+        let way = self.way(&request)?;
         let (message, call) = Call::read(request)?;
         let files = call.collect(named::in_endpoint(&message)).await?;
         let endpoint = NetworkServiceEndpoint::try_from(message)?;
-        let (api, caller) = (self.api.clone(), call.caller());
-        Ok(call.finish(&self.drain, async move { api.register_endpoint(endpoint, files, caller).await }).await?.into())
+        let (api, caller) = (self.api.clone(), way.caller(&call));
+        Ok(way.answer(call.finish(&self.drain, async move { api.register_endpoint(endpoint, files, caller).await }).await?.into()))
     }
 
-    async fn unregister_endpoint(&self, request: tonic::Request<pr::NetworkServiceEndpoint>) -> Result<Empty> {
+    async fn unregister_endpoint(&self, request: tonic::Request<pr::NetworkServiceEndpoint>) -> Result<Response<Empty>> {
+        let way = self.way(&request)?;
         let (message, call) = Call::read(request)?;
         // Other implementations send the socket here too; it is of no use.
         if let Some(files) = &call.link.files {
             named::in_endpoint(&message).into_iter().for_each(|key| files.forget(key));
         }
         let endpoint = NetworkServiceEndpoint::try_from(message)?;
-        let (api, caller) = (self.api.clone(), call.caller());
+        let (api, caller) = (self.api.clone(), way.caller(&call));
         call.finish(&self.drain, async move { api.unregister_endpoint(endpoint, caller).await }).await?;
-        Ok(Empty::default())
+        Ok(way.answer(Empty::default()))
     }
 
     async fn find_endpoints(
@@ -145,10 +149,28 @@ impl Registry {
     }
 }
 
-fn with_path<T>(path: Option<RegistryPath>, result: Result<T>) -> Result<Response<T>, Status> {
-    let mut response = answer(result)?;
-    if let Some(path) = path {
-        path.write(response.metadata_mut().as_mut());
+/// How a registration came, and what of it goes back to its caller.
+struct Way {
+    trail: Trail,
+    /// `None` when the caller sent no path, and so wants none back.
+    back: Option<RegistryPath>,
+}
+
+impl Way {
+    fn caller(&self, call: &Call) -> Caller {
+        Caller { trail: self.trail.clone(), ..call.caller() }
     }
-    Ok(response)
+
+    /// The answer with the path: ours, or that of the process behind us, which begins with ours.
+    fn answer<T>(self, message: T) -> Response<T> {
+        let mut response = Response::new(message);
+        if let Some(path) = self.back {
+            let path = match self.trail.answered() {
+                Some(end) => path.answered(end.tokens.clone()),
+                None => path,
+            };
+            path.write(response.metadata_mut().as_mut());
+        }
+        response
+    }
 }

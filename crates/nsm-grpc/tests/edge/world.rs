@@ -75,6 +75,7 @@ impl World {
             network: network.map(|api| api as Arc<dyn NetworkServiceApi>),
             registry: registry.map(|api| api as Arc<dyn RegistryApi>),
             source: self.server.clone(),
+            max_token_life: Duration::from_secs(600),
         };
         let Served { addresses, ended } = bounded(serve(options, async move { drop(stopped.await) })).await?;
         Ok(Server { addresses, stop, ended })

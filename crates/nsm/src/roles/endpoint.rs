@@ -5,12 +5,13 @@
 
 use super::{
     authorize,
-    process::{self, CONNECT_TO, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
+    process::{self, CONNECT_TO, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, STATE_DIR, WORKLOAD_API},
     registration::{Registration, own_netns, own_socket},
 };
 use crate::{
     context::Context,
     settings::{Opt, Settings, Shape},
+    watched::{self, Watched},
 };
 use futures::TryStreamExt;
 use ipnet::IpNet;
@@ -19,7 +20,7 @@ use nsm_hop::{
     hop::Hop,
     mechanism::{KernelEnd, Negotiate},
     onward::{Chain, End},
-    reserve::{Ipam, Routes},
+    reserve::{Dns, Ipam, IpamPolicy, Policies, Routes},
     role::{NoWires, Onward, Reserve, Role, Standing, Timing, Wiring},
     wiring::SpliceWiring,
 };
@@ -31,6 +32,7 @@ pub const ICMP_RESPONDER: &[Opt] = &[
     WORKLOAD_API,
     MAX_TOKEN_LIFETIME,
     DIAL_TIMEOUT,
+    STATE_DIR,
     CONNECT_TO,
     NAME,
     DIR,
@@ -42,16 +44,35 @@ pub const ICMP_RESPONDER: &[Opt] = &[
     POLICIES,
     Opt::new("cidr-prefix", "NSM_CIDR_PREFIX", "169.254.0.0/16", Shape::Prefixes, "Addresses for endpoint and clients"),
     Opt::new("route", "NSM_ROUTES", "", Shape::List, "Networks behind this endpoint, as routes for its clients"),
-    Opt::accepted("ipam-policy", "NSM_IPAM_POLICY"),
-    Opt::accepted("dns-configs", "NSM_DNS_CONFIGS"),
+    Opt::new(
+        "ipam-policy",
+        "NSM_IPAM_POLICY",
+        "polite",
+        Shape::OneOf(&["polite", "strict"]),
+        "What happens to addresses that a client brings from another endpoint: polite keeps them, strict removes them",
+    ),
+    Opt::new(
+        "dns-configs",
+        "NSM_DNS_CONFIGS",
+        "[]",
+        Shape::Text,
+        "Resolvers for its clients: [{\"dns_server_ips\":[\"10.0.0.53\"],\"search_domains\":[\"corp\"]}]",
+    ),
+    Opt::new(
+        "pbr-config-path",
+        "NSM_PBR_CONFIG_PATH",
+        "/etc/policy-based-routing/config.yaml",
+        Shape::Text,
+        "File with policy routes for its clients; read again when it changes",
+    ),
     Opt::accepted("idle-timeout", "NSM_IDLE_TIMEOUT"),
-    Opt::accepted("pbr-config-path", "NSM_PBR_CONFIG_PATH"),
 ];
 /// Settings of `nsm endpoint passthrough`.
 pub const PASSTHROUGH: &[Opt] = &[
     WORKLOAD_API,
     MAX_TOKEN_LIFETIME,
     DIAL_TIMEOUT,
+    STATE_DIR,
     CONNECT_TO,
     NAME,
     DIR,
@@ -82,14 +103,40 @@ pub async fn icmp_responder(mut settings: Settings, context: Context) -> Result<
     let config = Config::read(&mut settings);
     let pools = settings.prefix_groups("cidr-prefix");
     let routes: Vec<IpNet> = settings.list("route");
+    let strictness = if settings.choice("ipam-policy") == "strict" { IpamPolicy::Strict } else { IpamPolicy::Polite };
+    let dns: Vec<DnsConfig> = settings.read("dns-configs", dns_configs);
+    let policies: PathBuf = settings.text("pbr-config-path");
     settings.finish()?;
 
     let parts = Parts {
-        reserve: vec![Box::new(Negotiate(vec![Box::new(KernelEnd(own_netns()?))])), Box::new(Ipam::new(pools)), Box::new(Routes(routes))],
+        reserve: vec![
+            Box::new(Negotiate(vec![Box::new(KernelEnd(own_netns()?))])),
+            Box::new(Ipam::new(pools, strictness)),
+            Box::new(Routes(routes)),
+            Box::new(Policies(Watched::open(&policies, watched::policy_routes)?.into_current())),
+            Box::new(Dns(dns)),
+        ],
         onward: Box::new(End),
         wiring: Box::new(NoWires),
     };
     config.serve(parts, context).await
+}
+
+/// Resolver configurations as JSON.
+fn dns_configs(text: &str) -> Result<Vec<DnsConfig>, String> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Config {
+        #[serde(default)]
+        dns_server_ips: Vec<std::net::IpAddr>,
+        #[serde(default)]
+        search_domains: Vec<String>,
+    }
+    let configs: Vec<Config> = serde_json::from_str(text).map_err(|error| format!("is not a JSON list of resolvers: {error}"))?;
+    let servers = |config: &Config| config.dns_server_ips.iter().map(ToString::to_string).collect();
+    let read =
+        |config: Config| DnsConfig { dns_server_ips: servers(&config), search_domains: config.search_domains, ..DnsConfig::default() };
+    Ok(configs.into_iter().map(read).collect())
 }
 
 /// `nsm endpoint passthrough`

@@ -3,7 +3,7 @@
 use super::{
     authorize,
     identity::socket_path,
-    process::{self, CONNECT_TO, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
+    process::{self, CONNECT_TO, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, STATE_DIR, WORKLOAD_API},
     registration::{Registration, own_socket},
 };
 use crate::{
@@ -33,6 +33,7 @@ pub const OPTIONS: &[Opt] = &[
     WORKLOAD_API,
     MAX_TOKEN_LIFETIME,
     DIAL_TIMEOUT,
+    STATE_DIR,
     CONNECT_TO,
     NAME,
     LABELS,

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 pub const OPTIONS: &[Opt] = &[
     SOCKET,
     TRUST_DOMAIN,
-    STATE_DIR,
+    AUTHORITY_DIR,
     Opt::new("workload", "", "", Shape::List, "NAME=SOCKET: a socket that gives spiffe://<trust domain>/NAME to whoever may open it"),
 ];
 /// Where every process of the machine may ask.
@@ -22,7 +22,7 @@ pub(super) const SOCKET: Opt =
 pub(super) const TRUST_DOMAIN: Opt =
     Opt::new("trust-domain", "NSM_TRUST_DOMAIN", "nsm.local", Shape::Text, "Trust domain of the authority");
 /// Where the root key is kept.
-pub(super) const STATE_DIR: Opt =
+pub(super) const AUTHORITY_DIR: Opt =
     Opt::new("authority-dir", "NSM_AUTHORITY_DIR", "", Shape::Directory, "Where the root key is kept over restarts; empty: in memory only");
 
 /// Serves until it is told to stop.

@@ -2,32 +2,35 @@
 
 use super::{
     authorize,
-    process::{self, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
+    process::{self, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, STATE_DIR, WORKLOAD_API},
     registry,
 };
 use crate::{
     context::Context,
     settings::{Opt, Settings, Shape},
+    watched::{self, Watched},
 };
 use nsm_api::*;
 use nsm_hop::{
     hop::Hop,
     onward::Forwarders,
-    reserve::Environment,
+    reserve::{Environment, Excluded},
     role::{Dial, NoWires, Role, Standing, Timing},
 };
 use nsm_registry::LocalBypass;
-use std::{sync::Arc, time::SystemTime};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 /// Settings of `nsm manager`.
 pub const OPTIONS: &[Opt] = &[
     WORKLOAD_API,
     MAX_TOKEN_LIFETIME,
     DIAL_TIMEOUT,
+    STATE_DIR,
     NAME,
     LISTEN_ON,
     REGISTRY_URL,
     FORWARDER_SERVICE,
+    EXCLUDED_PREFIXES,
     Opt::accepted("registry-server-policies", "NSM_REGISTRY_SERVER_POLICIES"),
     Opt::accepted("registry-client-policies", "NSM_REGISTRY_CLIENT_POLICIES"),
 ];
@@ -47,6 +50,14 @@ pub(super) const FORWARDER_SERVICE: Opt = Opt::new(
     "forwarder",
     Shape::Text,
     "Service under which forwarders register",
+);
+/// Prefixes that no endpoint may give out here.
+pub(super) const EXCLUDED_PREFIXES: Opt = Opt::new(
+    "excluded-prefixes-file",
+    "NSM_EXCLUDED_PREFIXES_FILE",
+    "/var/lib/networkservicemesh/config/excluded_prefixes.yaml",
+    Shape::Text,
+    "File with prefixes that no endpoint may give to clients of this node; read again when it changes",
 );
 
 /// Serves until it is told to stop.
@@ -68,6 +79,7 @@ pub(super) struct Config {
     pub(super) name: HopName,
     pub(super) listen_on: Vec<Target>,
     registry_url: Option<Target>,
+    excluded_prefixes: PathBuf,
     pub(super) forwarder_service: ServiceName,
 }
 
@@ -77,6 +89,7 @@ impl Config {
             name: settings.text("name"),
             listen_on: settings.list("listen-on"),
             registry_url: settings.optional("registry-url"),
+            excluded_prefixes: settings.text("excluded-prefixes-file"),
             forwarder_service: settings.text("forwarder-network-service-name"),
         }
     }
@@ -97,7 +110,10 @@ impl Config {
             standing: Standing::Server,
             issuer: process.issuer.clone(),
             admit: authorize::server(&process.issuer),
-            reserve: vec![Box::new(Environment(context.labels.clone()))],
+            reserve: vec![
+                Box::new(Environment(context.labels.clone())),
+                Box::new(Excluded(Watched::open(&self.excluded_prefixes, watched::excluded_prefixes)?.into_current())),
+            ],
             onward: Box::new(Forwarders { registry, service: self.forwarder_service.clone(), own_url: self.own_url()? }),
             dial,
             wiring: Box::new(NoWires),

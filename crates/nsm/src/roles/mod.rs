@@ -7,6 +7,8 @@ pub mod client;
 pub mod endpoint;
 pub mod forwarder;
 pub mod identity;
+mod ids;
+mod liveness;
 pub mod manager;
 pub mod node;
 pub mod process;

@@ -2,7 +2,7 @@
 
 use super::{
     forwarder, identity, manager,
-    process::{self, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
+    process::{self, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, STATE_DIR, WORKLOAD_API},
     registration::Registration,
 };
 use crate::{
@@ -18,14 +18,16 @@ pub const OPTIONS: &[Opt] = &[
     WORKLOAD_API,
     MAX_TOKEN_LIFETIME,
     DIAL_TIMEOUT,
+    STATE_DIR,
     Opt::new("name", "NSM_NAME", "node", Shape::Text, "Name of this node; its manager and forwarder are NAME-manager and NAME-forwarder"),
     manager::LISTEN_ON,
     Opt::new("registry-url", "NSM_REGISTRY_URL", "", Shape::Target, "The registry; empty: one in this process"),
     manager::FORWARDER_SERVICE,
+    manager::EXCLUDED_PREFIXES,
     forwarder::TUNNEL_IP,
     forwarder::VXLAN_PORT,
     identity::TRUST_DOMAIN,
-    identity::STATE_DIR,
+    identity::AUTHORITY_DIR,
     Opt::new(
         "authority",
         "NSM_AUTHORITY",

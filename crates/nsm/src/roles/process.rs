@@ -1,5 +1,6 @@
 //! What the process of every role has: an identity, a way to call others, a way to be called.
 
+use super::ids::Ids;
 use crate::{
     context::Context,
     settings::{GoDuration, Opt, Settings, Shape},
@@ -7,7 +8,7 @@ use crate::{
 use nsm_api::*;
 use nsm_grpc::{DialOptions, Dialer, ServeOptions};
 use nsm_hop::role::{Dial, Issuer};
-use nsm_identity::{HopIds, Source};
+use nsm_identity::{HopIds, Place, Source};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -37,6 +38,14 @@ pub const MAX_TOKEN_LIFETIME: Opt = Opt::new(
 /// How long a dial may take, for processes near each other.
 pub const DIAL_TIMEOUT: Opt =
     Opt::new("dial-timeout", "NSM_DIAL_TIMEOUT", "750ms", Shape::Duration, "Longest wait for a peer to accept a connection");
+/// Where a process that others call keeps what must survive its restart.
+pub const STATE_DIR: Opt = Opt::new(
+    "state-dir",
+    "NSM_STATE_DIR",
+    "",
+    Shape::Directory,
+    "Keeps the key of connection ids, so that a restart disturbs nobody; empty: $XDG_STATE_HOME/nsm, /var/lib/nsm or ~/.local/state/nsm",
+);
 /// The manager of this node.
 pub const CONNECT_TO: Opt =
     Opt::new("connect-to", "NSM_CONNECT_TO", "unix:///var/lib/networkservicemesh/nsm.io.sock", Shape::Target, "The manager of this node");
@@ -46,16 +55,18 @@ pub struct Common {
     workload_api: Target,
     max_token_life: Duration,
     dial_timeout: Duration,
+    ids: Ids,
 }
 
 impl Common {
-    /// Reads [`WORKLOAD_API`], [`MAX_TOKEN_LIFETIME`] and [`DIAL_TIMEOUT`].
+    /// Reads [`WORKLOAD_API`], [`MAX_TOKEN_LIFETIME`] and [`DIAL_TIMEOUT`]; [`STATE_DIR`] where the role has it.
     pub fn read(settings: &mut Settings) -> Common {
         Common {
             workload_api: settings.text("workload-api"),
             // Below zero, as other implementations take it: tokens that have ended when they are made.
             max_token_life: settings.read("max-token-lifetime", |text| Ok(text.parse::<GoDuration>()?.to_std().unwrap_or_default())),
             dial_timeout: settings.duration("dial-timeout"),
+            ids: Ids::read(settings),
         }
     }
 }
@@ -92,7 +103,7 @@ impl Process {
                 wait_for_ready: Duration::ZERO,
             },
         );
-        let issuer = Arc::new(ProcessIssuer { source: source.clone(), ids: HopIds::random()?, max_life: common.max_token_life });
+        let issuer = Arc::new(ProcessIssuer { source: source.clone(), ids: common.ids.load()?, max_life: common.max_token_life });
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let generation = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         Ok(Process { source, dialer, issuer, generation, max_token_life: common.max_token_life })
@@ -106,7 +117,7 @@ impl Process {
         registry: Option<Arc<dyn RegistryApi>>,
         context: &Context,
     ) -> Result<nsm_grpc::Served> {
-        let options = ServeOptions { listen, network, registry, source: self.source.clone() };
+        let options = ServeOptions { listen, network, registry, source: self.source.clone(), max_token_life: self.max_token_life };
         let shutdown = context.shutdown.clone();
         nsm_grpc::serve(options, async move { shutdown.started().await }).await
     }
@@ -130,12 +141,17 @@ struct ProcessIssuer {
 }
 
 impl Issuer for ProcessIssuer {
-    fn token(&self, audience: Option<&SpiffeId>) -> Result<(String, SystemTime)> {
-        let token = self.source.token(audience, self.max_life, None)?;
+    fn token(&self, caller: &Caller) -> Result<(String, SystemTime)> {
+        let peer_not_after = caller.certificate.as_deref().and_then(|leaf| nsm_identity::peer(&[leaf.into()])).map(|peer| peer.not_after);
+        let token = self.source.token(caller.identity.as_ref(), self.max_life, peer_not_after)?;
         Ok((token.text, token.expires))
     }
-    fn connection_id(&self, caller: &Segment) -> ConnectionId {
-        self.ids.derive(&caller.name, &caller.id)
+    fn connection_id(&self, path: &Path, caller: &Caller) -> ConnectionId {
+        let origin = origin(path, caller);
+        self.ids.derive(place(&path.segments[0], &origin), place(&path.segments[path.index as usize], shown(caller)))
+    }
+    fn gave(&self, id: &ConnectionId, path: &Path, caller: &Caller) -> bool {
+        self.ids.gave(id, place(&path.segments[0], &origin(path, caller)))
     }
     fn now(&self) -> SystemTime {
         SystemTime::now()
@@ -143,6 +159,22 @@ impl Issuer for ProcessIssuer {
     fn random(&self, below: u64) -> u64 {
         rand::random_range(0..below.max(1))
     }
+}
+
+fn place<'a>(segment: &'a Segment, identity: &'a str) -> Place<'a> {
+    Place { name: &segment.name, id: &segment.id, identity }
+}
+
+fn shown(caller: &Caller) -> &str {
+    caller.identity.as_ref().map_or("", SpiffeId::as_str)
+}
+
+/// Who began the path: the caller if it is the first, else whom the processes in between say.
+fn origin(path: &Path, caller: &Caller) -> String {
+    if path.index == 0 {
+        return shown(caller).to_owned();
+    }
+    nsm_policy::jwt::subject(&path.segments[0].token).unwrap_or_default()
 }
 
 struct ProcessDial {

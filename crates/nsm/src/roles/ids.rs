@@ -1,0 +1,110 @@
+//! Where the key of a process's connection ids is kept.
+
+use crate::settings::Settings;
+use nsm_api::Result;
+use nsm_identity::HopIds;
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+use tracing::warn;
+
+/// What the settings say about it.
+pub(super) enum Ids {
+    /// Nobody else names connections to this process.
+    Unused,
+    /// In this file, and nowhere else.
+    At(PathBuf),
+    /// In this file, if that can be had.
+    Preferred(PathBuf),
+    /// There is no place.
+    Nowhere,
+}
+
+impl Ids {
+    /// From `--state-dir` and `--name`, where the role has them.
+    pub(super) fn read(settings: &mut Settings) -> Ids {
+        if !settings.has("state-dir") {
+            return Ids::Unused;
+        }
+        let file = file_name(&settings.words("name").concat());
+        match settings.optional::<PathBuf>("state-dir") {
+            Some(dir) => Ids::At(dir.join(file)),
+            None => default_dir(|name| env::var_os(name), rustix::process::geteuid().is_root())
+                .map_or(Ids::Nowhere, |dir| Ids::Preferred(dir.join(file))),
+        }
+    }
+
+    /// The ids. Those of a process that cannot keep its key end with it: its connections are then set up anew.
+    pub(super) fn load(&self) -> Result<HopIds> {
+        let reason = match self {
+            Ids::Unused => return HopIds::random(),
+            Ids::At(file) => return HopIds::load_or_create(file),
+            Ids::Preferred(file) => match HopIds::load_or_create(file) {
+                Ok(ids) => return Ok(ids),
+                Err(error) => error.to_string(),
+            },
+            Ids::Nowhere => "there is no home directory".to_owned(),
+        };
+        warn!(reason, "a restart of this process will interrupt its connections; name a directory with --state-dir (NSM_STATE_DIR)");
+        HopIds::random()
+    }
+}
+
+/// Where programs of this user keep their state.
+fn default_dir(variable: impl Fn(&str) -> Option<OsString>, root: bool) -> Option<PathBuf> {
+    let given = |name| variable(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    match given("XDG_STATE_HOME") {
+        Some(dir) => Some(dir.join("nsm")),
+        None if root => Some(Path::new("/var/lib/nsm").to_owned()),
+        None => given("HOME").map(|home| home.join(".local/state/nsm")),
+    }
+}
+
+/// Every process of a machine has a name of its own; one that is no file name becomes one that no other name becomes.
+fn file_name(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let escaped: String =
+        name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") }).collect();
+    format!("{escaped}.hop-ids")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Opt;
+
+    const OPTIONS: &[Opt] = &[crate::roles::process::STATE_DIR, Opt::new("name", "NSM_NAME", "m", crate::settings::Shape::Text, "name")];
+
+    #[test]
+    fn the_default_follows_the_user() {
+        let variables =
+            |list: &'static [(&str, &str)]| move |name: &str| list.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into());
+        assert_eq!(default_dir(variables(&[("XDG_STATE_HOME", "/s"), ("HOME", "/h")]), true), Some("/s/nsm".into()));
+        assert_eq!(default_dir(variables(&[("XDG_STATE_HOME", "s")]), true), Some("/var/lib/nsm".into()));
+        assert_eq!(default_dir(variables(&[("HOME", "/h")]), false), Some("/h/.local/state/nsm".into()));
+        assert_eq!(default_dir(variables(&[]), false), None);
+    }
+
+    #[test]
+    fn names_become_files_of_the_directory_and_nothing_else() {
+        for (name, file) in [("nmgr", "nmgr.hop-ids"), ("../x", "..%2fx.hop-ids"), ("a b", "a%20b.hop-ids"), ("%2f", "%252f.hop-ids")] {
+            assert_eq!(file_name(name), file);
+        }
+    }
+
+    #[test]
+    fn a_named_directory_must_work_and_another_is_done_without() {
+        let file = env::temp_dir().join(format!("nsm-ids-{}", std::process::id()));
+        std::fs::write(&file, "not a directory").unwrap();
+        let settings = |dir: &Path| Settings::new("manager", OPTIONS).with_environment([("NSM_STATE_DIR", dir.display().to_string())]);
+        let named = Ids::read(&mut settings(&file));
+        assert!(named.load().err().unwrap().to_string().contains("m.hop-ids"));
+        assert!(Ids::Preferred(file.join("x")).load().is_ok());
+        std::fs::remove_file(&file).unwrap();
+        Ids::read(&mut settings(&file)).load().unwrap();
+        assert!(file.join("m.hop-ids").is_file());
+        std::fs::remove_dir_all(&file).unwrap();
+    }
+}
