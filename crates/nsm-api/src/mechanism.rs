@@ -22,6 +22,10 @@ pub mod params {
     pub const ORIG_SRC_IP: &str = "orig_src_ip";
     /// Tunnel address of the endpoint side before a border rewrote it.
     pub const ORIG_DST_IP: &str = "orig_dst_ip";
+    /// Tunnel key of the side near the client, base64.
+    pub const SRC_PUBLIC_KEY: &str = "src_public_key";
+    /// Tunnel key of the side near the endpoint, base64.
+    pub const DST_PUBLIC_KEY: &str = "dst_public_key";
     /// VXLAN network identifier, decimal.
     pub const VNI: &str = "vni";
     /// Largest inner packet of the tunnel, decimal.

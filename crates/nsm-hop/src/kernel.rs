@@ -6,7 +6,15 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use nsm_api::{ConnectionId, Error, HopName, InodeKey, MacAddr, Result};
 use serde::Serialize;
-use std::{cmp::Ordering, collections::BTreeSet, fmt, net::IpAddr, os::fd::OwnedFd, sync::Arc};
+use std::{
+    cmp::Ordering,
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::Arc,
+};
+use zeroize::Zeroizing;
 
 /// A network namespace. Two are the same when their inodes are, whatever descriptor or path led there.
 #[derive(Clone)]
@@ -113,6 +121,60 @@ pub enum Link {
         /// UDP port, the same on both nodes.
         port: u16,
     },
+    /// An encrypted IP tunnel born in `at`, its UDP socket in the namespace of this process.
+    Wireguard {
+        /// The inner end.
+        at: Iface,
+        /// Our key.
+        key: TunnelKey,
+        /// Our tunnel address and port.
+        local: SocketAddr,
+        /// The other side's key.
+        peer: PublicKey,
+        /// The other node's tunnel address and port.
+        remote: SocketAddr,
+    },
+}
+
+/// The public half of a tunnel's key, X25519.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PublicKey(pub [u8; 32]);
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A tunnel's key. Two are the same when their public halves are; the private one is never shown, and wiped at the end.
+#[derive(Clone)]
+pub struct TunnelKey {
+    /// What the other side knows.
+    pub public: PublicKey,
+    /// What only this side knows; `None` for a tunnel that was found and not made by us.
+    pub private: Option<Arc<Zeroizing<[u8; 32]>>>,
+}
+
+impl PartialEq for TunnelKey {
+    fn eq(&self, other: &TunnelKey) -> bool {
+        self.public == other.public
+    }
+}
+impl Eq for TunnelKey {}
+impl PartialOrd for TunnelKey {
+    fn partial_cmp(&self, other: &TunnelKey) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for TunnelKey {
+    fn cmp(&self, other: &TunnelKey) -> Ordering {
+        self.public.cmp(&other.public)
+    }
+}
+impl fmt::Debug for TunnelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.public.fmt(f)
+    }
 }
 
 impl Link {
@@ -120,7 +182,7 @@ impl Link {
     pub fn ifaces(&self) -> Vec<&Iface> {
         match self {
             Link::Veth { a, b } => vec![a, b],
-            Link::Vxlan { at, .. } => vec![at],
+            Link::Vxlan { at, .. } | Link::Wireguard { at, .. } => vec![at],
         }
     }
 }

@@ -2,10 +2,13 @@
 
 mod kernel;
 mod vxlan;
+mod wireguard;
 
 pub use kernel::{KernelEnd, KernelLeg, KernelOffer, endpoint_interface_name, own_kernel, service_interface_name};
 pub(crate) use vxlan::lower;
 pub use vxlan::{VniPool, Vxlan};
+pub(crate) use wireguard::key_of;
+pub use wireguard::{TunnelKeys, Wireguard};
 
 use crate::role::{Draft, Reserve};
 use nsm_api::*;
@@ -22,14 +25,27 @@ pub trait Accept: Send + Sync {
 
 /// Makes offers of one kind to the next hop.
 pub trait Offer: Send + Sync {
+    /// The kind it offers.
+    fn kind(&self) -> MechanismKind;
     /// Whether it joins places of one node or of two.
     fn class(&self) -> Class;
     /// An offer for this connection; `before` is what the two agreed on last time. `None` when it cannot carry the payload.
     fn offer(&self, draft: &Draft, before: Option<&Mechanism>) -> Option<Mechanism>;
+    /// What the two agreed on last time, brought up to date.
+    fn again(&self, _draft: &Draft, agreed: Mechanism) -> Mechanism {
+        agreed
+    }
     /// The largest inner packet it can carry, when it is smaller than a link's.
     fn mtu(&self) -> Option<u32> {
         None
     }
+}
+
+/// Offers in the order that an operator wants: the kinds of `priority` first, then the rest as they stand.
+pub fn prioritised(mut offers: Vec<Box<dyn Offer>>, priority: &[MechanismKind]) -> Vec<Box<dyn Offer>> {
+    let rank = |offer: &dyn Offer| priority.iter().position(|kind| *kind == offer.kind()).unwrap_or(priority.len());
+    offers.sort_by_key(|offer| rank(offer.as_ref()));
+    offers
 }
 
 /// Chooses the mechanism of the stretch towards the client: the one in use, or the first offer that anybody here can do.

@@ -1,19 +1,26 @@
 //! From an agreed connection to kernel objects. Pure.
 
 use crate::{
-    kernel::{IfName, Iface, Link, Netns, Traffic, Wire, Wires},
+    kernel::{IfName, Iface, Link, Netns, Traffic, TunnelKey, Wire, Wires},
+    mechanism::{TunnelKeys, key_of},
     role::{Draft, Sent, WirePlan, Wiring},
 };
 use ipnet::IpNet;
 use nsm_api::*;
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 /// The hardware address of every interface that carries IP packets and nothing else. Nothing is resolved on such a wire:
 /// a packet goes to the sender's own address, which is the receiver's as well, also behind a passthrough endpoint.
 const IP_MAC: MacAddr = MacAddr([0x02, b'n', b's', b'm', 0, 1]);
 
 /// A forwarder: one link between what lies on its two sides, and what the connection's context puts on it.
-pub struct ForwarderWiring;
+pub struct ForwarderWiring {
+    /// Keys of encrypted tunnels; `None` where this forwarder makes none.
+    pub keys: Option<TunnelKeys>,
+}
 
 impl Wiring for ForwarderWiring {
     fn wires(&self, draft: &Draft, sent: Option<&Sent>) -> Result<WirePlan> {
@@ -44,12 +51,32 @@ impl Wiring for ForwarderWiring {
                 endpoint_end(&mut wires, &at, context);
                 wires.insert(Wire::Link(vxlan(at, near, [params::DST_IP, params::SRC_IP, params::DST_PORT])?));
             }
+            (MechanismKind::Kernel, MechanismKind::Wireguard) => {
+                let at = iface(near, &draft.files)?;
+                client_end(&mut wires, &at, context)?;
+                let key = self.key(&draft.connection.id)?;
+                wires.insert(Wire::Link(wireguard(at, far, key, [SRC, DST])?));
+            }
+            (MechanismKind::Wireguard, MechanismKind::Kernel) => {
+                let at = iface(far, &sent.files)?;
+                endpoint_end(&mut wires, &at, context);
+                let key = self.key(&draft.connection.id)?;
+                wires.insert(Wire::Link(wireguard(at, near, key, [DST, SRC])?));
+            }
             (near, far) => {
                 let reason = format!("this forwarder cannot join {near} on the client's side to {far} on the endpoint's");
                 return Err(Error::new(Kind::Unsupported, object, reason, "place one of the two on this node, or use another mechanism"));
             }
         }
         Ok(WirePlan { now: wires, later: Wires::new() })
+    }
+}
+
+impl ForwarderWiring {
+    fn key(&self, id: &ConnectionId) -> Result<TunnelKey> {
+        let none =
+            || Error::internal(format!("connection {:?}", id.as_str()), "an encrypted tunnel was agreed, and there are no keys here");
+        self.keys.as_ref().map(|keys| keys(id)).ok_or_else(none)
     }
 }
 
@@ -80,6 +107,29 @@ fn iface(mechanism: &Mechanism, files: &Files) -> Result<Iface> {
     let key = mechanism.inode().ok_or_else(absent)?;
     let netns = Netns { key, file: Some(files.get(key).ok_or_else(absent)?.clone()) };
     Ok(Iface { netns, name: IfName::new(mechanism.get(params::NAME).unwrap_or_default())? })
+}
+
+/// The parameters of one side of an encrypted tunnel: address, port, key.
+type Side = [&'static str; 3];
+const SRC: Side = [params::SRC_IP, params::SRC_PORT, params::SRC_PUBLIC_KEY];
+const DST: Side = [params::DST_IP, params::DST_PORT, params::DST_PUBLIC_KEY];
+
+fn wireguard(at: Iface, mechanism: &Mechanism, key: TunnelKey, [ours, theirs]: [Side; 2]) -> Result<Link> {
+    let bad = |parameter: &str| {
+        Error::invalid("WireGuard mechanism", format!("parameter {parameter} is missing or unreadable"), "check the other node's forwarder")
+    };
+    let address = |[ip, port, _]: Side| {
+        let ip = mechanism.parse::<IpAddr>(ip).ok_or_else(|| bad(ip))?;
+        let port = mechanism.parse::<u16>(port).filter(|port| *port > 0).ok_or_else(|| bad(port))?;
+        Ok::<_, Error>(SocketAddr::new(ip, port))
+    };
+    let peer = key_of(mechanism, theirs[2]).ok_or_else(|| bad(theirs[2]))?;
+    if key_of(mechanism, ours[2]) != Some(key.public) {
+        // It was agreed by a process with other keys: whoever asks again gets the new one.
+        let reason = "it was agreed with a key that this forwarder does not have (any more)";
+        return Err(Error::new(Kind::Unavailable, "WireGuard mechanism", reason, "send the Request again without a mechanism"));
+    }
+    Ok(Link::Wireguard { at, key, local: address(ours)?, peer, remote: address(theirs)? })
 }
 
 fn vxlan(at: Iface, mechanism: &Mechanism, [local, remote, port]: [&str; 3]) -> Result<Link> {

@@ -18,6 +18,7 @@ pub mod settings;
 pub mod shutdown;
 mod start;
 pub mod telemetry;
+pub mod watched;
 
 pub use start::main;
 

@@ -49,6 +49,9 @@ impl Accept for KernelEnd {
 pub struct KernelOffer;
 
 impl Offer for KernelOffer {
+    fn kind(&self) -> MechanismKind {
+        MechanismKind::Kernel
+    }
     fn class(&self) -> Class {
         Class::Local
     }

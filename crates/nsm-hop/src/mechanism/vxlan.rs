@@ -114,6 +114,9 @@ impl Accept for Vxlan {
 }
 
 impl Offer for Vxlan {
+    fn kind(&self) -> MechanismKind {
+        MechanismKind::Vxlan
+    }
     fn class(&self) -> Class {
         Class::Remote
     }

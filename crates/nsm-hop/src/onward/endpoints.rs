@@ -41,6 +41,10 @@ impl Onward for Endpoints {
         let class = if candidate.target.is_local() { Class::Local } else { Class::Remote };
         let agreed = before.and_then(|sent| sent.connection.mechanism.clone()).filter(|mechanism| mechanism.class == class);
         let able = self.offers.iter().filter(|offer| offer.class() == class);
+        let agreed = agreed.map(|agreed| match self.offers.iter().find(|offer| offer.kind() == agreed.kind) {
+            Some(offer) => offer.again(&draft, agreed),
+            None => agreed,
+        });
         let offers: Vec<(Mechanism, Option<u32>)> =
             able.filter_map(|offer| Some((offer.offer(&draft, agreed.as_ref())?, offer.mtu()))).collect();
         if offers.is_empty() {

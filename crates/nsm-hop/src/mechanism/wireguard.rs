@@ -1,0 +1,147 @@
+//! WIREGUARD: an encrypted IP tunnel between two nodes, its device inside the pod, a key pair of its own for each connection.
+
+use super::{Accept, Offer, lower};
+use crate::{
+    kernel::{PublicKey, TunnelKey},
+    role::Draft,
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use nsm_api::*;
+use std::{net::IpAddr, sync::Arc};
+
+/// Bytes that the tunnel adds to an inner packet, over IPv4 and over IPv6.
+const OVERHEAD: (u32, u32) = (60, 80);
+
+/// The key pair of a connection: always the same for the same one, also after a restart.
+pub type TunnelKeys = Arc<dyn Fn(&ConnectionId) -> TunnelKey + Send + Sync>;
+
+/// Both sides of the mechanism on one node.
+#[derive(Clone)]
+pub struct Wireguard {
+    /// This node's tunnel address.
+    pub tunnel_ip: IpAddr,
+    /// This node's tunnel port, shared by all its tunnels.
+    pub port: u16,
+    /// The underlay's largest packet.
+    pub underlay_mtu: u32,
+    /// Where keys come from.
+    pub keys: TunnelKeys,
+}
+
+impl Wireguard {
+    fn tunnel_mtu(&self) -> u32 {
+        let overhead = if self.tunnel_ip.is_ipv4() { OVERHEAD.0 } else { OVERHEAD.1 };
+        self.underlay_mtu.saturating_sub(overhead)
+    }
+}
+
+/// A key as it travels.
+pub(crate) fn key_text(key: PublicKey) -> String {
+    BASE64_STANDARD.encode(key.0)
+}
+
+/// Reads a key parameter.
+pub(crate) fn key_of(mechanism: &Mechanism, parameter: &str) -> Option<PublicKey> {
+    let bytes = BASE64_STANDARD.decode(mechanism.get(parameter)?).ok()?;
+    // The key of which everybody knows the private half.
+    Some(PublicKey(bytes.try_into().ok()?)).filter(|key| key.0 != [0; 32])
+}
+
+impl Accept for Wireguard {
+    fn kind(&self) -> MechanismKind {
+        MechanismKind::Wireguard
+    }
+    fn accept(&self, draft: &mut Draft, mut offer: Mechanism) -> Result<Mechanism> {
+        let id = &draft.connection.id;
+        let missing = |what: &str| {
+            let reason = format!("its WireGuard offer has no usable {what}");
+            Error::invalid(format!("connection {:?}", id.as_str()), reason, "check the other node's forwarder")
+        };
+        offer.parse::<IpAddr>(params::SRC_IP).ok_or_else(|| missing("source address"))?;
+        offer.parse::<u16>(params::SRC_PORT).filter(|port| *port > 0).ok_or_else(|| missing("source port"))?;
+        key_of(&offer, params::SRC_PUBLIC_KEY).ok_or_else(|| missing("key"))?;
+        offer.set(params::DST_IP, self.tunnel_ip);
+        offer.set(params::DST_PORT, self.port);
+        offer.set(params::DST_PUBLIC_KEY, key_text((self.keys)(id).public));
+        let mtu = self.tunnel_mtu().min(offer.parse(params::MTU).filter(|mtu| *mtu > 0).unwrap_or(u32::MAX));
+        offer.set(params::MTU, mtu);
+        lower(&mut draft.connection.context.mtu, mtu);
+        Ok(offer)
+    }
+}
+
+impl Offer for Wireguard {
+    fn kind(&self) -> MechanismKind {
+        MechanismKind::Wireguard
+    }
+    fn class(&self) -> Class {
+        Class::Remote
+    }
+    fn offer(&self, draft: &Draft, _before: Option<&Mechanism>) -> Option<Mechanism> {
+        (draft.connection.payload != Payload::Ethernet).then(|| {
+            Mechanism::new(Class::Remote, MechanismKind::Wireguard)
+                .with(params::SRC_IP, self.tunnel_ip)
+                .with(params::SRC_PORT, self.port)
+                .with(params::SRC_PUBLIC_KEY, key_text((self.keys)(&draft.connection.id).public))
+                .with(params::MTU, self.tunnel_mtu())
+        })
+    }
+    fn again(&self, draft: &Draft, mut agreed: Mechanism) -> Mechanism {
+        // The same as before, unless this process has started without its former keys.
+        agreed.set(params::SRC_PUBLIC_KEY, key_text((self.keys)(&draft.connection.id).public));
+        agreed
+    }
+    fn mtu(&self) -> Option<u32> {
+        Some(self.tunnel_mtu())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wireguard(ip: &str, seed: u8) -> Wireguard {
+        let keys = move |id: &ConnectionId| TunnelKey { public: PublicKey([seed ^ id.as_str().len() as u8; 32]), private: None };
+        Wireguard { tunnel_ip: ip.parse().unwrap(), port: 51820, underlay_mtu: 1500, keys: Arc::new(keys) }
+    }
+    fn draft(payload: Payload) -> Draft {
+        let mut connection = Connection::new(ConnectionId::new("c1").unwrap(), "svc".parse().unwrap());
+        connection.payload = payload;
+        Draft { connection, preferences: vec![], files: Files::default() }
+    }
+
+    /// wire.md 7.5, 7.7, E-22
+    #[test]
+    fn both_sides_agree_on_addresses_keys_and_the_smaller_size() {
+        let (near, far) = (wireguard("10.0.0.1", 5), Wireguard { underlay_mtu: 1400, ..wireguard("10.0.0.2", 6) });
+        assert!(near.offer(&draft(Payload::Ethernet), None).is_none(), "frames do not fit into an IP tunnel");
+        let mut asked = draft(Payload::Ip);
+        let offer = near.offer(&asked, None).unwrap();
+        let agreed = far.accept(&mut asked, offer.clone()).unwrap();
+        let get = |key: &str| agreed.get(key).unwrap();
+        assert_eq!((get(params::SRC_IP), get(params::DST_IP)), ("10.0.0.1", "10.0.0.2"));
+        assert_eq!((get(params::SRC_PORT), get(params::DST_PORT), get(params::MTU)), ("51820", "51820", "1340"));
+        assert_eq!(asked.connection.context.mtu, 1340);
+        assert_eq!(key_of(&agreed, params::DST_PUBLIC_KEY).unwrap(), (far.keys)(&asked.connection.id).public);
+        assert_eq!(far.accept(&mut asked, agreed.clone()).unwrap(), agreed, "a refresh changes nothing");
+        assert_eq!(wireguard("fd00::1", 1).tunnel_mtu(), 1420);
+    }
+
+    /// T1
+    #[test]
+    fn offers_that_cannot_work_are_refused() {
+        let far = wireguard("10.0.0.2", 6);
+        let good = wireguard("10.0.0.1", 5).offer(&draft(Payload::Ip), None).unwrap();
+        for (key, value) in [
+            (params::SRC_IP, "nonsense"),
+            (params::SRC_PORT, "0"),
+            (params::SRC_PORT, "65536"),
+            (params::SRC_PUBLIC_KEY, ""),
+            (params::SRC_PUBLIC_KEY, "c2hvcnQ="),
+            (params::SRC_PUBLIC_KEY, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+        ] {
+            let error = far.accept(&mut draft(Payload::Ip), good.clone().with(key, value)).unwrap_err();
+            assert_eq!(error.kind, Kind::Invalid, "{error}");
+        }
+    }
+}
