@@ -5,15 +5,22 @@
 //! committed, or with nothing: it is the undo of a failed Request, the repair, the adoption after a restart,
 //! and Close. The caller awaits an answer; the task owns the work, so a caller may vanish at any time.
 
+mod news;
+
+pub use news::LOOK_PAUSE;
+
 use crate::{
     diff::diff,
     kernel::{Owner, Wire, Wires},
     monitor::Monitors,
     path,
-    role::{Draft, Next, Role, Sent, Standing, WirePlan},
+    role::{Draft, Liveness, Next, Role, Sent, Standing, WirePlan},
+    watch::{Seat, Watches, What},
 };
+use futures::future::OptionFuture;
+use news::Trouble;
 use nsm_api::*;
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until, timeout_at},
@@ -24,6 +31,8 @@ use tracing::{debug, info, warn};
 pub const MAX_CANDIDATES: usize = 16;
 /// Closes that a connection may still owe to next hops that did not answer.
 pub const MAX_OWED: usize = 16;
+/// Answers of which one may have been the last to reach a previous hop.
+pub const MAX_GIVEN: usize = 4;
 /// How long a next hop is asked to Close before its own expiry is left to do it, when no token says.
 pub const OWED_LIFE: Duration = Duration::from_secs(600);
 
@@ -39,21 +48,33 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 pub(crate) enum Event {
     Request(Box<Incoming>, Reply<Answer>),
     Close(Box<Closing>, Reply<()>),
+    /// The next hop has said something: it lies in the seat.
+    News,
 }
 
 /// A Request that has entered this hop's path.
+#[derive(Clone)]
 pub(crate) struct Incoming {
     /// Own id, own index.
     pub(crate) request: Request,
     pub(crate) caller: Caller,
+    pub(crate) entered: Entered,
+}
+
+/// What the path said before this hop wrote into it.
+#[derive(Clone)]
+pub(crate) struct Entered {
     /// Whose index and id the answer carries.
     pub(crate) return_index: u32,
+    /// The token of ours that the caller knows of.
+    pub(crate) shown: String,
 }
 
 /// A Close that has entered this hop's path.
 pub(crate) struct Closing {
     pub(crate) connection: Connection,
     pub(crate) caller: Caller,
+    pub(crate) entered: Entered,
 }
 
 /// All that this hop has agreed to for the connection. Plain data.
@@ -62,7 +83,10 @@ struct Plan {
     files: Files,
     wires: WirePlan,
     sent: Option<Sent>,
+    /// Who asked for it last, as the transport proved.
+    asked_by: Option<SpiffeId>,
     return_index: u32,
+    committed: Instant,
     /// Closes itself then, unless refreshed.
     expires: Option<Instant>,
     /// Asks again then, at an origin.
@@ -88,15 +112,60 @@ pub(crate) struct Conn {
     drifted: bool,
     /// Reservations may be held.
     held: bool,
+    /// Tokens of ours in the latest answers, latest first.
+    given: VecDeque<String>,
     failures: u32,
     wake: Instant,
+    watches: Watches,
+    /// Our own.
+    mailbox: mpsc::WeakSender<Event>,
+    /// Where we hear the next hop; of the way that is committed.
+    seat: Option<Seat>,
+    /// The same, of a way that is about to be committed.
+    coming: Option<Seat>,
+    /// News waits until then.
+    deaf_until: Instant,
+    liveness: Option<Arc<dyn Liveness>>,
+    /// At an origin: what is to be mended.
+    trouble: Option<Trouble>,
+    /// At an origin: what is asked for until it is had, because the connection was given up for it.
+    wanted: Option<Box<Incoming>>,
+}
+
+/// What a connection gets from its hop.
+pub(crate) struct Place {
+    pub(crate) role: Arc<Role>,
+    pub(crate) monitors: Monitors,
+    pub(crate) watches: Watches,
+    pub(crate) liveness: Option<Arc<dyn Liveness>>,
+    pub(crate) mailbox: mpsc::WeakSender<Event>,
 }
 
 impl Conn {
-    pub(crate) fn new(id: ConnectionId, role: Arc<Role>, monitors: Monitors) -> Conn {
-        let owner = Owner { hop: role.name.clone(), connection: id, generation: role.generation };
-        let wake = Instant::now();
-        Conn { role, monitors, owner, up: None, touched: Wires::new(), owed: Vec::new(), drifted: false, held: false, failures: 0, wake }
+    pub(crate) fn new(id: ConnectionId, place: Place) -> Conn {
+        let Place { role, monitors, watches, liveness, mailbox } = place;
+        let now = Instant::now();
+        Conn {
+            owner: Owner { hop: role.name.clone(), connection: id, generation: role.generation },
+            role,
+            monitors,
+            up: None,
+            touched: Wires::new(),
+            owed: Vec::new(),
+            drifted: false,
+            held: false,
+            given: VecDeque::new(),
+            failures: 0,
+            wake: now,
+            watches,
+            mailbox,
+            seat: None,
+            coming: None,
+            deaf_until: now,
+            liveness,
+            trouble: None,
+            wanted: None,
+        }
     }
 
     /// The whole life of a Request at this hop, top to bottom.
@@ -110,7 +179,11 @@ impl Conn {
         match self.establish(draft, incoming, deadline).await {
             Ok(plan) => Ok(self.commit(plan)),
             Err(error) => {
+                self.coming = None;
                 self.settle(self.role.timing.close_timeout).await; // back to the last commit, or to nothing
+                if self.role.standing == Standing::Server && self.seat.is_some() {
+                    self.publish(&What::Lost); // whoever wanted this refresh must know that it failed
+                }
                 Err(error.at(&self.role.name))
             }
         }
@@ -125,7 +198,18 @@ impl Conn {
                 .at(&self.role.name));
         }
         self.role.admit.iter().try_for_each(|rule| rule.admit(&draft, &incoming.caller)).map_err(|error| error.at(&self.role.name))?;
+        self.entitled(&incoming.caller, &incoming.entered.shown)?;
         Ok(draft)
+    }
+
+    /// Who asked last may ask again. Another process (one that took the place of a previous hop) must show a token
+    /// that only those on the connection's way were given: ids are no secret.
+    fn entitled(&self, caller: &Caller, shown: &str) -> Result<()> {
+        let same = self.up.as_ref().is_none_or(|plan| plan.asked_by == caller.identity);
+        if same || self.role.standing == Standing::Origin || self.given.iter().any(|token| !token.is_empty() && token == shown) {
+            return Ok(());
+        }
+        Err(not_yours(&self.owner.connection).at(&self.role.name))
     }
 
     async fn establish(&mut self, mut draft: Draft, incoming: &Incoming, deadline: Instant) -> Result<Plan> {
@@ -168,6 +252,8 @@ impl Conn {
             let request = self.role.onward.request(draft, &candidate, before.as_ref())?;
             let files = request.files.clone();
             let mut sent = Sent { candidate, connection: request.connection.clone(), request, files };
+            // Before it is asked, so that nothing it says about its answer is missed.
+            self.coming = self.listen(&sent);
             if let Some(old) = before.as_ref().filter(|old| old.candidate.target != sent.candidate.target) {
                 // The way changes: the hops behind may be the same, and must not hear of the old way later.
                 self.owe(old.clone());
@@ -201,6 +287,15 @@ impl Conn {
         Err(combined(&draft.connection, failures))
     }
 
+    /// A seat at the next hop, unless there is one.
+    fn listen(&self, sent: &Sent) -> Option<Seat> {
+        let target = &sent.candidate.target;
+        if self.seat.as_ref().is_some_and(|seat| seat.is_at(target)) {
+            return None;
+        }
+        self.watches.join(&sent.candidate, &self.owner.connection, &self.mailbox)
+    }
+
     async fn ask(&mut self, sent: &Sent, deadline: Instant) -> Result<Answer> {
         let api = self.role.dial.dial(&sent.candidate.target, &sent.candidate.socket);
         let caller = Caller::within(deadline.saturating_duration_since(Instant::now()));
@@ -210,8 +305,11 @@ impl Conn {
     }
 
     /// Everything decided, nothing done yet on this node.
-    fn plan(&self, mut draft: Draft, sent: Option<Sent>, incoming: &Incoming) -> Result<Plan> {
+    fn plan(&self, mut draft: Draft, mut sent: Option<Sent>, incoming: &Incoming) -> Result<Plan> {
         draft.connection.state = State::Up;
+        if let Some(sent) = &mut sent {
+            sent.request.connection.state = State::Up; // said once, it is not said again when the Request is repeated
+        }
         self.role.reserve.iter().try_for_each(|part| part.review(&draft))?;
         let wires = self.role.wiring.wires(&draft, sent.as_ref())?;
         let (now, wall) = (Instant::now(), self.role.issuer.now());
@@ -225,12 +323,29 @@ impl Conn {
                 (Some(now + left - farewell), None)
             }
         };
-        Ok(Plan { connection: draft.connection, files: draft.files, wires, sent, return_index: incoming.return_index, expires, refresh })
+        Ok(Plan {
+            connection: draft.connection,
+            files: draft.files,
+            wires,
+            sent,
+            asked_by: incoming.caller.identity.clone(),
+            return_index: incoming.entered.return_index,
+            committed: now,
+            expires,
+            refresh,
+        })
     }
 
     fn commit(&mut self, plan: Plan) -> Answer {
         let first = self.up.is_none();
+        if let Some(seat) = self.coming.take() {
+            self.seat = Some(seat);
+        }
+        (self.trouble, self.wanted) = (None, None);
         let plan = self.up.insert(Box::new(plan));
+        plan.committed = Instant::now();
+        self.given.truncate(MAX_GIVEN - 1);
+        self.given.push_front(plan.connection.path.segments[plan.connection.path.index as usize].token.clone());
         self.drifted = false;
         // The same way again supersedes what it still owed.
         if let Some(sent) = &plan.sent {
@@ -253,6 +368,7 @@ impl Conn {
     /// The connection is no longer wanted. [`Conn::settle`] makes it so.
     fn down(&mut self) {
         let Some(plan) = self.up.take().map(|plan| *plan) else { return };
+        self.seat = None;
         self.touched.extend(plan.wires.now);
         self.touched.extend(plan.wires.later);
         if let Some(sent) = plan.sent {
@@ -325,8 +441,10 @@ impl Conn {
                 return Ok(());
             }
         }
+        self.entitled(&closing.caller, &closing.entered.shown)?;
         debug!(identity = ?closing.caller.identity, "close asked");
         let way = self.committed_target().cloned();
+        (self.trouble, self.wanted) = (None, None);
         self.down();
         // The hops behind get less time than we have, so that their word reaches our caller before it gives up.
         let patience = closing.caller.timeout.map_or(self.role.timing.close_timeout, |timeout| timeout.mul_f64(CLOSE_SHARE));
@@ -341,15 +459,11 @@ impl Conn {
             .at(&self.role.name))
     }
 
-    /// The stored Request again, from the connection as last answered.
+    /// In time, so that no token on the path ends.
     async fn refresh(&mut self) {
-        let Some(plan) = &self.up else { return };
-        let Some(sent) = &plan.sent else { return };
-        let request =
-            Request { connection: plan.connection.clone(), preferences: sent.request.preferences.clone(), files: plan.files.clone() };
-        let caller = Caller::within(self.role.timing.request_timeout);
+        let Some(incoming) = self.again() else { return };
         let failures = self.failures;
-        if let Err(error) = self.request(&Incoming { request, caller, return_index: plan.return_index }).await {
+        if let Err(error) = self.request(&incoming).await {
             self.failures = failures.saturating_add(1);
             warn!(%error, "refresh failed; trying again");
         }
@@ -367,7 +481,9 @@ impl Conn {
             Event::Close(closing, reply) => {
                 let _ = reply.send(self.close(&closing).await);
             }
+            Event::News => return self.on_news().await,
         }
+        self.hear().await;
         self.schedule();
     }
 
@@ -377,7 +493,11 @@ impl Conn {
             info!("connection expired");
             self.down();
         }
-        if self.up.as_ref().and_then(|plan| plan.refresh).is_some_and(|at| at <= now) {
+        if self.seat.as_ref().is_some_and(Seat::pending) && self.deaf_until <= now {
+            self.hear().await;
+        } else if self.trouble.is_some() {
+            self.mend().await;
+        } else if self.up.as_ref().and_then(|plan| plan.refresh).is_some_and(|at| at <= now) {
             self.refresh().await;
         } else {
             self.settle(self.role.timing.close_timeout).await;
@@ -391,19 +511,22 @@ impl Conn {
         let soon = if self.failures > 0 {
             let pause = timing.retry_min.saturating_mul(1 << (self.failures - 1).min(16)).min(timing.retry_max);
             pause / 2 + Duration::from_millis(self.role.issuer.random(pause.as_millis() as u64 / 2 + 1))
+        } else if self.trouble.is_some() {
+            Duration::ZERO
         } else {
             timing.repair_every
         };
+        let news = self.seat.as_ref().is_some_and(Seat::pending).then_some(self.deaf_until);
         let deadlines = self.up.iter().flat_map(|plan| {
-            let refresh = plan.refresh.filter(|_| self.failures == 0);
+            let refresh = plan.refresh.filter(|_| self.failures == 0 && self.trouble.is_none());
             plan.expires.into_iter().chain(refresh)
         });
-        self.wake = deadlines.chain([now + soon]).min().unwrap_or(now);
+        self.wake = deadlines.chain(news).chain([now + soon]).min().unwrap_or(now);
     }
 
     /// Whether nothing is left that this task would have to look after.
     fn idle(&self) -> bool {
-        self.up.is_none() && self.owed.is_empty() && self.touched.is_empty() && !self.held
+        self.up.is_none() && self.owed.is_empty() && self.touched.is_empty() && !self.held && self.wanted.is_none()
     }
 
     /// Resolves when an interface has appeared that later wires wait for.
@@ -418,28 +541,38 @@ impl Conn {
     /// Runs until the connection has ended and `leave` agrees that nobody has written meanwhile.
     pub(crate) async fn run(mut self, mut mailbox: mpsc::Receiver<Event>, leave: impl Fn(&mpsc::Receiver<Event>) -> bool) {
         loop {
-            let event = match mailbox.try_recv() {
-                Ok(event) => Some(event),
+            let turn = match mailbox.try_recv() {
+                Ok(event) => Turn::Event(event),
                 Err(_) if self.idle() && leave(&mailbox) => return,
                 Err(_) => {
                     let role = self.role.clone();
                     let later =
                         self.up.as_ref().map(|plan| plan.wires.later.difference(&self.touched).cloned().collect()).unwrap_or_default();
+                    let pulse = OptionFuture::from(self.pulse());
                     tokio::select! {
                         biased;
-                        event = mailbox.recv() => match event { Some(event) => Some(event), None => return },
-                        () = Box::pin(Conn::awaited(role.kernel.as_ref(), &later)), if !Wires::is_empty(&later) => None,
-                        () = sleep_until(self.wake) => None,
+                        event = mailbox.recv() => match event { Some(event) => Turn::Event(event), None => return },
+                        () = Box::pin(Conn::awaited(role.kernel.as_ref(), &later)), if !Wires::is_empty(&later) => Turn::Wake,
+                        Some(()) = pulse => Turn::Silence,
+                        () = sleep_until(self.wake) => Turn::Wake,
                     }
                 }
             };
             // Boxed, so that a connection at rest is not as large as one at work.
-            match event {
-                Some(event) => Box::pin(self.on_event(event)).await,
-                None => Box::pin(self.on_wake()).await,
+            match turn {
+                Turn::Event(event) => Box::pin(self.on_event(event)).await,
+                Turn::Wake => Box::pin(self.on_wake()).await,
+                Turn::Silence => Box::pin(self.on_silence()).await,
             }
         }
     }
+}
+
+/// What wakes a connection at rest.
+enum Turn {
+    Event(Event),
+    Wake,
+    Silence,
 }
 
 /// `touched` is what may exist because of us: what is wanted from now on, and after a success only that.
@@ -486,6 +619,17 @@ fn answer(plan: &Plan) -> Answer {
         files.insert(key, file.clone());
     }
     Answer { connection, files, certificate: None }
+}
+
+/// The refusal of a connection that another process has asked for.
+pub(crate) fn not_yours(id: &ConnectionId) -> Error {
+    let reason = "belongs to another process, and the caller does not show that it took its place";
+    Error::new(
+        Kind::Denied,
+        format!("connection {:?}", id.as_str()),
+        reason,
+        "send the path of the last answer, or ask for a connection of your own",
+    )
 }
 
 /// Bounds one call to the outside by the Request's deadline.

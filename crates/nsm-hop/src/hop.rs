@@ -1,10 +1,11 @@
 //! The handle that everybody calls: finds or starts a connection's task and hands it the event.
 
 use crate::{
-    conn::{Closing, Conn, Event, Incoming, Reply},
+    conn::{self, Closing, Conn, Entered, Event, Incoming, Place, Reply},
     monitor::Monitors,
     path,
-    role::{Role, Standing},
+    role::{Liveness, Role, Standing},
+    watch::Watches,
 };
 use async_trait::async_trait;
 use nsm_api::*;
@@ -31,13 +32,22 @@ fn lock(tasks: &Tasks) -> MutexGuard<'_, BTreeMap<ConnectionId, mpsc::Sender<Eve
 pub struct Hop {
     role: Arc<Role>,
     monitors: Monitors,
+    watches: Watches,
+    liveness: Option<Arc<dyn Liveness>>,
     tasks: Tasks,
 }
 
 impl Hop {
     /// A hop without connections.
     pub fn new(role: Role) -> Hop {
-        Hop { role: Arc::new(role), monitors: Monitors::default(), tasks: Tasks::default() }
+        let (role, monitors) = (Arc::new(role), Monitors::default());
+        Hop { watches: Watches::new(role.clone(), monitors.clone()), role, monitors, liveness: None, tasks: Tasks::default() }
+    }
+    /// With a look at the packets of its connections, which are then mended without waiting for news. For an origin, before it
+    /// is asked anything.
+    pub fn with_liveness(mut self, liveness: Arc<dyn Liveness>) -> Hop {
+        self.liveness = Some(liveness);
+        self
     }
     /// Its name in paths.
     pub fn name(&self) -> &HopName {
@@ -53,7 +63,7 @@ impl Hop {
     }
 
     /// Enters the path and signs it: the caller's token into its segment, our own into ours.
-    fn enter(&self, connection: &mut Connection, caller: &Caller) -> Result<u32> {
+    fn enter(&self, connection: &mut Connection, caller: &Caller) -> Result<Entered> {
         let role = &self.role;
         let return_index = match role.standing {
             Standing::Origin => {
@@ -61,10 +71,11 @@ impl Hop {
                 0
             }
             Standing::Server => {
-                path::enter(connection, &role.name, |segment| role.issuer.connection_id(segment)).map_err(|error| error.at(&role.name))?
+                path::enter(connection, &role.name, |path, named| self.own_id(path, named, caller)).map_err(|error| error.at(&role.name))?
             }
         };
-        let (token, expires) = role.issuer.token(caller.identity.as_ref()).map_err(|error| error.at(&role.name))?;
+        let shown = std::mem::take(&mut connection.path.segments[connection.path.index as usize].token);
+        let (token, expires) = role.issuer.token(caller).map_err(|error| error.at(&role.name))?;
         let own = connection.path.index as usize;
         if let Some(previous) = own.checked_sub(1).filter(|_| caller.token_expires.is_some()).map(|at| &mut connection.path.segments[at]) {
             previous.token.clone_from(&caller.token);
@@ -72,7 +83,18 @@ impl Hop {
         }
         connection.path.segments[own].token = token;
         connection.path.segments[own].expires = Some(expires);
-        Ok(return_index)
+        Ok(Entered { return_index, shown })
+    }
+
+    /// What we call the connection: as the path does, if we gave that name to its origin. A name that is not ours to
+    /// keep gives way to a new one, unless it leads to the connection of somebody else.
+    fn own_id(&self, path: &Path, named: Option<&ConnectionId>, caller: &Caller) -> Result<ConnectionId> {
+        let issuer = &self.role.issuer;
+        match named {
+            Some(id) if issuer.gave(id, path, caller) => Ok(id.clone()),
+            Some(id) if lock(&self.tasks).contains_key(id) => Err(conn::not_yours(id)),
+            _ => Ok(issuer.connection_id(path, caller)),
+        }
     }
 
     async fn ask<T>(&self, id: ConnectionId, event: impl FnOnce(Reply<T>) -> Event) -> Result<T> {
@@ -105,7 +127,14 @@ impl Hop {
         let (sender, mailbox) = mpsc::channel(MAX_MAILBOX);
         let tasks = self.tasks.clone();
         let span = tracing::info_span!(parent: None, "connection", hop = %self.role.name, id = %id);
-        let conn = Conn::new(id.clone(), self.role.clone(), self.monitors.clone());
+        let place = Place {
+            role: self.role.clone(),
+            monitors: self.monitors.clone(),
+            watches: self.watches.clone(),
+            liveness: self.liveness.clone(),
+            mailbox: sender.downgrade(),
+        };
+        let conn = Conn::new(id.clone(), place);
         // A task may leave only when nobody has written to it: senders write under the same lock.
         let leave = move |mailbox: &mpsc::Receiver<Event>| {
             let mut tasks = lock(&tasks);
@@ -119,16 +148,16 @@ impl Hop {
 #[async_trait]
 impl NetworkServiceApi for Hop {
     async fn request(&self, mut request: Request, caller: Caller) -> Result<Answer> {
-        let return_index = self.enter(&mut request.connection, &caller)?;
+        let entered = self.enter(&mut request.connection, &caller)?;
         let id = request.connection.id.clone();
-        let incoming = Box::new(Incoming { request, caller, return_index });
+        let incoming = Box::new(Incoming { request, caller, entered });
         self.ask(id, |reply| Event::Request(incoming, reply)).await
     }
 
     async fn close(&self, mut connection: Connection, _files: Files, caller: Caller) -> Result<()> {
-        self.enter(&mut connection, &caller)?;
+        let entered = self.enter(&mut connection, &caller)?;
         let id = connection.id.clone();
-        let closing = Box::new(Closing { connection, caller });
+        let closing = Box::new(Closing { connection, caller, entered });
         self.ask(id, |reply| Event::Close(closing, reply)).await
     }
 

@@ -8,6 +8,7 @@
 //! Not here: sockets, the environment, the kernel itself, any gRPC type, the wall clock, randomness.
 #![forbid(unsafe_code)]
 
+pub mod adoption;
 pub mod conn;
 pub mod diff;
 pub mod hop;
@@ -23,4 +24,5 @@ pub mod select;
 pub mod template;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod watch;
 pub mod wiring;

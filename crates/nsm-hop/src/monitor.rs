@@ -54,6 +54,11 @@ impl Monitors {
         }
     }
 
+    /// One connection now.
+    pub fn get(&self, id: &ConnectionId) -> Option<Arc<Connection>> {
+        self.lock().connections.get(id).cloned()
+    }
+
     /// All connections now.
     pub fn snapshot(&self) -> Vec<Arc<Connection>> {
         self.lock().connections.values().cloned().collect()

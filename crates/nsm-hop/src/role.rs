@@ -119,12 +119,24 @@ pub trait Dial: Send + Sync {
     fn dial(&self, target: &Target, socket: &Files) -> Arc<dyn NetworkServiceApi>;
 }
 
+/// Whether packets pass over a connection. An origin asks.
+#[async_trait]
+pub trait Liveness: Send + Sync {
+    /// Whether they pass now; takes as long as it needs to be sure, and that is bounded. Where it cannot be known: true.
+    async fn alive(&self, connection: &Connection) -> bool;
+    /// The pause between two looks at a connection that is up.
+    fn interval(&self) -> Duration;
+}
+
 /// Tokens, ids and the wall clock: everything that a simulation must hold in its hand.
 pub trait Issuer: Send + Sync {
-    /// A token of this process for `audience`, and when it ends.
-    fn token(&self, audience: Option<&SpiffeId>) -> Result<(String, SystemTime)>;
-    /// The id of the connection that `caller` (the segment before ours) has with us. The same caller, the same id.
-    fn connection_id(&self, caller: &Segment) -> ConnectionId;
+    /// A token of this process for `caller`, and when it ends.
+    fn token(&self, caller: &Caller) -> Result<(String, SystemTime)>;
+    /// Our id for the connection of `path`, as `caller` brings it: the path's index is the caller's. The same caller
+    /// with the same path up to there gets the same id, also after a restart.
+    fn connection_id(&self, path: &Path, caller: &Caller) -> ConnectionId;
+    /// Whether `id` is one that we gave to the connection which begins as `path` does, whoever passed it on then.
+    fn gave(&self, id: &ConnectionId, path: &Path, caller: &Caller) -> bool;
     /// Wall clock, only for comparing with signed expiries.
     fn now(&self) -> SystemTime;
     /// A number below `below` for jitter.

@@ -138,6 +138,57 @@ pub async fn ping(netns: &Netns, options: PingOptions) -> Result<PingReport> {
     Ok(PingReport::of(options.count, times, send_error))
 }
 
+/// Packets that may wait at a [`Pinger`] and are nobody's answer.
+const MAX_STALE: usize = 1024;
+
+/// Asks one address again and again, always from the same socket.
+pub struct Pinger {
+    fd: AsyncFd<OwnedFd>,
+    raw: bool,
+    options: PingOptions,
+}
+
+impl Pinger {
+    /// A socket inside the namespace, bound to `from`.
+    pub async fn open(netns: &Netns, from: IpAddr, to: IpAddr) -> Result<Pinger> {
+        let options = PingOptions { from: Some(from), ..PingOptions::once(to) };
+        let opening = options.clone();
+        let (fd, raw) = netns::run_in(netns, move || open_icmp(&opening)).await??;
+        let fd = sys::watch(fd).map_err(|error| socket_error("drive the ICMP socket", &error))?;
+        Ok(Pinger { fd, raw, options })
+    }
+
+    /// Sends an echo request at once and then one after every `pause` until any of them is answered; false when none was
+    /// within `patience`. A request that cannot be sent is one that is not answered.
+    pub async fn answered(&mut self, pause: Duration, patience: Duration) -> bool {
+        let cookie = next_cookie();
+        self.forget();
+        let end = Instant::now() + patience;
+        for sequence in 0.. {
+            let request = echo_request(&self.options, sequence, cookie);
+            let _ = rustix::net::sendto(&self.fd, &request, SendFlags::empty(), &SocketAddr::new(self.options.to, 0));
+            let left = end.saturating_duration_since(Instant::now());
+            if timeout(left.min(pause), answer(&self.fd, &self.options, self.raw, cookie)).await.is_ok_and(|heard| heard) {
+                return true;
+            }
+            if left <= pause {
+                break;
+            }
+        }
+        false
+    }
+
+    /// What came between two questions must not keep the answer out.
+    fn forget(&self) {
+        let mut buffer = [0; 64];
+        for _ in 0..MAX_STALE {
+            if rustix::net::recv(&self.fd, &mut buffer[..], RecvFlags::empty()).is_err() {
+                return;
+            }
+        }
+    }
+}
+
 /// An ICMP socket in the namespace of this thread, and whether it is a raw one.
 fn open_icmp(options: &PingOptions) -> Result<(OwnedFd, bool)> {
     let (family, protocol) =
@@ -178,25 +229,32 @@ fn no_privilege(errno: Errno) -> Error {
 
 /// One request and, if it comes in time, the time until its answer. An error means that it could not be sent.
 async fn echo(fd: &AsyncFd<OwnedFd>, options: &PingOptions, sequence: u16, raw: bool) -> std::result::Result<Option<Duration>, Errno> {
-    let cookie = NEXT_COOKIE.fetch_add(1, Ordering::Relaxed).wrapping_add(u64::from(std::process::id()) << 32).to_be_bytes();
+    let cookie = next_cookie();
     let request = echo_request(options, sequence, cookie);
     let sent = Instant::now();
     rustix::net::sendto(fd, &request, SendFlags::empty(), &SocketAddr::new(options.to, 0))?;
+    let answered = timeout(options.timeout, answer(fd, options, raw, cookie)).await.is_ok_and(|heard| heard);
+    Ok(answered.then(|| sent.elapsed()))
+}
+
+fn next_cookie() -> [u8; COOKIE_BYTES] {
+    NEXT_COOKIE.fetch_add(1, Ordering::Relaxed).wrapping_add(u64::from(std::process::id()) << 32).to_be_bytes()
+}
+
+/// True as soon as there is an answer with this cookie; false when there cannot be one any more.
+async fn answer(fd: &AsyncFd<OwnedFd>, options: &PingOptions, raw: bool, cookie: [u8; COOKIE_BYTES]) -> bool {
     let skip = Shape { ip_header: raw && options.to.is_ipv4(), v4: options.to.is_ipv4() };
     let mut buffer = vec![0; options.size + 128];
-    let answer = async {
-        loop {
-            let Ok(mut ready) = fd.readable().await else { return None };
-            match rustix::net::recv(fd, &mut buffer[..], RecvFlags::empty()) {
-                Ok((read, _)) if is_answer(&buffer[..read], skip, cookie) => return Some(sent.elapsed()),
-                // Somebody else's answer, or news of an error on the way; ours may still come.
-                Ok(_) => {}
-                Err(Errno::AGAIN) => ready.clear_ready(),
-                Err(_) => {}
-            }
+    loop {
+        let Ok(mut ready) = fd.readable().await else { return false };
+        match rustix::net::recv(fd, &mut buffer[..], RecvFlags::empty()) {
+            Ok((read, _)) if is_answer(&buffer[..read], skip, cookie) => return true,
+            // Somebody else's answer, or news of an error on the way; ours may still come.
+            Ok(_) => {}
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            Err(_) => {}
         }
-    };
-    Ok(timeout(options.timeout, answer).await.ok().flatten())
+    }
 }
 
 /// How an ICMP socket hands out what it received.

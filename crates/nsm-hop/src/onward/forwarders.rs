@@ -37,10 +37,12 @@ impl Onward for Forwarders {
                 "start a forwarder on this node with the labels that the service's metadata wants (default p2p:true)",
             ));
         }
-        // The forwarder in use first, or the one that the path names after a restart of this process.
+        // The forwarder in use first, or the one that the path names after a restart of this process. Whoever wants to go
+        // elsewhere may be running from it.
         let in_use = before.and_then(|sent| sent.candidate.registered.as_ref()).map(EndpointName::as_str);
         let named = connection.path.next().map(|segment| segment.name.as_str());
-        able.sort_by_key(|endpoint| in_use.or(named) != Some(endpoint.name.as_str()));
+        let preferred = in_use.or(named).filter(|_| connection.state != State::ReselectRequested);
+        able.sort_by_key(|endpoint| preferred.is_some_and(|preferred| preferred != endpoint.name.as_str()));
         let candidates = able.into_iter().map(|endpoint| {
             let socket = found.iter().find(|(other, _)| other.name == endpoint.name).map(|(_, files)| files.clone()).unwrap_or_default();
             let target = Target::parse(&endpoint.url)?;

@@ -2,6 +2,7 @@
 
 use super::{
     authorize,
+    liveness::Echoes,
     process::{CONNECT_TO, Common, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
     registration::own_netns,
 };
@@ -13,14 +14,15 @@ use crate::{
 use futures::future::{join_all, select_all};
 use nsm_api::*;
 use nsm_hop::{
+    adoption,
     hop::Hop,
     kernel::{IfName, Netns},
     mechanism::{own_kernel, service_interface_name},
     onward::Fixed,
     reserve::Environment,
-    role::{NoWires, Role, Standing, Timing},
+    role::{Liveness, NoWires, Role, Standing, Timing},
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -46,12 +48,26 @@ pub const OPTIONS: &[Opt] = &[
     Opt::accepted("awareness-groups", "NSM_AWARENESS_GROUPS"),
     Opt::accepted("local-dns-server-enabled", "NSM_LOCAL_DNS_SERVER_ENABLED"),
     Opt::accepted("local-dns-server-address", "NSM_LOCAL_DNS_SERVER_ADDRESS"),
-    Opt::accepted("liveness-check-enabled", "NSM_LIVENESS_CHECK_ENABLED"),
-    Opt::accepted("liveness-check-interval", "NSM_LIVENESS_CHECK_INTERVAL"),
-    Opt::accepted("liveness-check-timeout", "NSM_LIVENESS_CHECK_TIMEOUT"),
+    Opt::new(
+        "liveness-check-enabled",
+        "NSM_LIVENESS_CHECK_ENABLED",
+        "true",
+        Shape::Bool,
+        "Look whether packets pass, and go to another endpoint when they do not",
+    ),
+    Opt::new("liveness-check-interval", "NSM_LIVENESS_CHECK_INTERVAL", "200ms", Shape::Duration, "Pause between two looks at a wire"),
+    Opt::new(
+        "liveness-check-timeout",
+        "NSM_LIVENESS_CHECK_TIMEOUT",
+        "1s",
+        Shape::Duration,
+        "Silence after which a wire is taken to be dead",
+    ),
 ];
 /// Pauses between tries, doubled from the first to the last.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Longest pause between tries to mend a wire: soon after its cause has gone, and no more than one try a second.
+const MEND_PAUSE: Duration = Duration::from_secs(2);
 
 /// Asks until everything is up; in mode `stay`, keeps it until it is told to stop.
 pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
@@ -61,6 +77,8 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let stay = settings.choice("mode") == "stay";
     let urls: Vec<ServiceUrl> = settings.list("network-services");
     let payload: Payload = settings.text::<String>("payload").as_str().into();
+    let looks = settings.boolean("liveness-check-enabled");
+    let (interval, silence) = (settings.duration("liveness-check-interval"), settings.duration("liveness-check-timeout"));
     if urls.is_empty() {
         settings.mistake("--network-services names no service");
     }
@@ -72,8 +90,17 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let mut requests: Vec<Request> =
         requests.collect::<Result<_>>().map_err(|error| error.at(&name)).inspect_err(|error| context.notify.status(&error.to_string()))?;
     requests.iter_mut().for_each(|request| request.connection.payload = payload.clone());
-    let hop = hop(name, &process, manager, timeout, &context)?;
-    let client = Client { hop, context, timeout };
+    let liveness = looks.then(|| Arc::new(Echoes::new(here, interval, silence)) as Arc<dyn Liveness>);
+    let at = process.dial().dial(&manager, &Files::default());
+    let former = tokio::select! {
+        former = adoption::former(at.as_ref(), &name) => former,
+        () = context.shutdown.started() => BTreeMap::new(),
+    };
+    let mut hop = hop(name, &process, manager, timeout, &context)?;
+    if let Some(liveness) = &liveness {
+        hop = hop.with_liveness(liveness.clone());
+    }
+    let client = Client { hop, context, timeout, liveness, former };
     client.keep(requests, stay).await
 }
 
@@ -89,7 +116,7 @@ fn hop(name: HopName, process: &Process, manager: Target, timeout: Duration, con
         wiring: Box::new(NoWires),
         kernel: Arc::new(nsm_linux::LinuxKernel::new()?),
         generation: process.generation,
-        timing: Timing { request_timeout: timeout, close_timeout: timeout, ..Timing::default() },
+        timing: Timing { request_timeout: timeout, retry_max: MEND_PAUSE, ..Timing::default() },
     }))
 }
 
@@ -115,6 +142,9 @@ struct Client {
     hop: Hop,
     context: Context,
     timeout: Duration,
+    liveness: Option<Arc<dyn Liveness>>,
+    /// What the manager remembers of this client.
+    former: BTreeMap<ConnectionId, Connection>,
 }
 
 impl Client {
@@ -147,8 +177,13 @@ impl Client {
 
     async fn connect(&self, request: &Request) -> Result<()> {
         let mut pause = PAUSE.0;
+        let mut former = self.former.get(&request.connection.id).cloned();
         loop {
-            match self.hop.request(request.clone(), Caller::within(self.timeout)).await {
+            let adopted = match &former {
+                Some(former) => adoption::adopted(request, former, self.liveness.as_deref()).await,
+                None => None,
+            };
+            match self.hop.request(adopted.unwrap_or_else(|| request.clone()), Caller::within(self.timeout)).await {
                 Ok(answer) => {
                     let connection = answer.connection;
                     let path: Vec<&str> = connection.path.segments.iter().map(|segment| segment.name.as_str()).collect();
@@ -161,6 +196,8 @@ impl Client {
                     if !error.retryable() {
                         return Err(error);
                     }
+                    // It is as good as down: from now on it must show that packets pass to be taken over.
+                    former.iter_mut().for_each(|former| former.state = State::Down);
                 }
             }
             sleep(pause.mul_f64(rand::random_range(0.7..1.0))).await;
