@@ -1,0 +1,237 @@
+//! Messages: which questions we take, what is kept of an answer, and how a reply looks. Pure.
+
+use hickory_proto::{
+    op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode},
+    rr::{DNSClass, Name, RData, Record, RecordType},
+};
+use std::time::Duration;
+
+/// Largest UDP message in bytes that we send or announce: fits the smallest usual MTU unfragmented.
+pub const MAX_UDP_MESSAGE: u16 = 1232;
+/// Bytes of a header.
+const HEADER: usize = 12;
+
+/// What is asked, apart from who asks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Question {
+    /// In lower case.
+    pub(crate) name: Name,
+    pub(crate) kind: RecordType,
+    /// The asker wants signatures.
+    pub(crate) dnssec_ok: bool,
+    /// The asker validates itself.
+    pub(crate) checking_disabled: bool,
+}
+
+impl Question {
+    /// The question of a request that [`read`] let pass.
+    pub(crate) fn of(request: &Message) -> Option<Question> {
+        let query = request.queries.first()?;
+        Some(Question {
+            name: query.name().to_lowercase(),
+            kind: query.query_type(),
+            dnssec_ok: wants_signatures(request),
+            checking_disabled: request.metadata.checking_disabled,
+        })
+    }
+
+    /// The same about another name.
+    pub(crate) fn about(&self, name: Name) -> Question {
+        Question { name, ..self.clone() }
+    }
+
+    /// The message that asks it.
+    pub(crate) fn message(&self, id: u16, dialect: Dialect) -> Message {
+        let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.metadata.checking_disabled = self.checking_disabled;
+        message.add_query(Query::query(self.name.clone(), self.kind));
+        if dialect == Dialect::Extended {
+            message.set_edns(edns(self.dnssec_ok));
+        }
+        message
+    }
+
+    /// Whether `reply` answers what [`Question::message`] asked. Servers that do not understand a message may leave
+    /// the question out of their refusal.
+    pub(crate) fn is_answered_by(&self, id: u16, reply: &Message) -> bool {
+        let same = |query: &Query| query.name() == &self.name && query.query_type() == self.kind && query.query_class() == DNSClass::IN;
+        let about = match reply.queries.as_slice() {
+            [query] => same(query),
+            [] => is_not_understood(reply),
+            _ => false,
+        };
+        about && reply.metadata.id == id && reply.metadata.message_type == MessageType::Response
+    }
+}
+
+/// With or without EDNS; some old servers refuse it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Extended,
+    Plain,
+}
+
+/// Whether the server refused the form of the message, not its content.
+pub(crate) fn is_not_understood(reply: &Message) -> bool {
+    matches!(reply.metadata.response_code, ResponseCode::FormErr | ResponseCode::NotImp)
+}
+
+fn wants_signatures(message: &Message) -> bool {
+    message.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok)
+}
+
+fn edns(dnssec_ok: bool) -> Edns {
+    let mut edns = Edns::new();
+    edns.set_max_payload(MAX_UDP_MESSAGE).set_dnssec_ok(dnssec_ok);
+    edns
+}
+
+/// What came from a workload.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// A question to answer.
+    Ask(Message),
+    /// Something to refuse, with the refusal.
+    Refuse(Message),
+    /// Something that nobody may be answered for.
+    Nothing,
+}
+
+/// Reads any bytes.
+pub(crate) fn read(bytes: &[u8]) -> Incoming {
+    let Ok(request) = Message::from_vec(bytes) else { return malformed(bytes) };
+    if request.metadata.message_type == MessageType::Response {
+        return Incoming::Nothing;
+    }
+    let code = match request.queries.as_slice() {
+        _ if request.metadata.op_code != OpCode::Query => ResponseCode::NotImp,
+        _ if request.version() > 0 => ResponseCode::BADVERS,
+        [query] if query.query_class() != DNSClass::IN => ResponseCode::Refused,
+        [query] if matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR) => ResponseCode::Refused,
+        [_] => return Incoming::Ask(request),
+        _ => ResponseCode::FormErr,
+    };
+    Incoming::Refuse(refusal(&request, code))
+}
+
+fn malformed(bytes: &[u8]) -> Incoming {
+    match bytes {
+        [high, low, flags, ..] if bytes.len() >= HEADER && flags & 0x80 == 0 => {
+            Incoming::Refuse(Message::error_msg(u16::from_be_bytes([*high, *low]), OpCode::Query, ResponseCode::FormErr))
+        }
+        _ => Incoming::Nothing,
+    }
+}
+
+/// An empty reply with `code`.
+pub(crate) fn refusal(request: &Message, code: ResponseCode) -> Message {
+    let mut reply = Message::response(request.metadata.id, request.metadata.op_code);
+    reply.metadata = Metadata::response_from_request(&request.metadata);
+    reply.metadata.recursion_available = true;
+    reply.metadata.response_code = code;
+    reply.queries.clone_from(&request.queries);
+    reply.edns = request.edns.as_ref().map(|_| edns(wants_signatures(request)));
+    reply
+}
+
+/// What an answer is worth; the greater of two is preferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verdict {
+    /// Nobody knows.
+    Failed,
+    /// There is no such name.
+    NoName,
+    /// The name has no such record.
+    NoRecord,
+    /// Here it is.
+    Found,
+}
+
+/// What was found out, without what concerns one asker only.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// The name that was asked for in the end: the asker's, or that below a search domain.
+    name: Name,
+    code: ResponseCode,
+    answers: Vec<Record>,
+    authorities: Vec<Record>,
+    /// Every server that was asked has said so. A "no" that is not sure is told, but not remembered.
+    pub(crate) sure: bool,
+}
+
+impl Answer {
+    /// Nobody answered.
+    pub(crate) fn failure(name: &Name) -> Answer {
+        Answer { name: name.clone(), code: ResponseCode::ServFail, answers: Vec::new(), authorities: Vec::new(), sure: false }
+    }
+
+    /// We do not pass this question on.
+    pub(crate) fn refused(name: &Name) -> Answer {
+        Answer { code: ResponseCode::Refused, ..Answer::failure(name) }
+    }
+
+    /// What a server said. Additional records are left out: nobody asked for them.
+    pub(crate) fn from_reply(name: &Name, reply: Message) -> Answer {
+        let answer = Answer {
+            name: name.clone(),
+            code: reply.metadata.response_code,
+            answers: reply.answers,
+            authorities: reply.authorities,
+            sure: true,
+        };
+        if answer.verdict() == Verdict::Failed { Answer::failure(name) } else { answer }
+    }
+
+    pub(crate) fn verdict(&self) -> Verdict {
+        // A referral to other servers is no answer.
+        let is_referral = !self.authorities.is_empty() && self.soa().is_none();
+        match self.code {
+            ResponseCode::NoError if !self.answers.is_empty() => Verdict::Found,
+            ResponseCode::NoError if !is_referral => Verdict::NoRecord,
+            ResponseCode::NXDomain => Verdict::NoName,
+            _ => Verdict::Failed,
+        }
+    }
+
+    fn soa(&self) -> Option<(u32, u32)> {
+        self.authorities.iter().find_map(|record| match &record.data {
+            RData::SOA(soa) => Some((record.ttl, soa.minimum)),
+            _ => None,
+        })
+    }
+
+    /// How long it holds by its records; `None` when that is not said, or for what may be otherwise at once.
+    pub(crate) fn lifetime(&self) -> Option<Duration> {
+        let seconds = match self.verdict() {
+            Verdict::Found => self.answers.iter().map(|record| record.ttl).min(),
+            Verdict::NoRecord | Verdict::NoName if self.sure => self.soa().map(|(ttl, minimum)| ttl.min(minimum)),
+            _ => None,
+        };
+        seconds.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    /// The reply to `request`, `age` after the answer was found. The asker sees the name as it wrote it.
+    pub(crate) fn reply(&self, request: &Message, age: Duration) -> Message {
+        let mut reply = refusal(request, self.code);
+        let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
+        let asked = request.queries.first().map_or(&self.name, Query::name);
+        let aged = |record: &Record| {
+            let mut record = record.clone();
+            record.ttl = record.ttl.saturating_sub(age);
+            if record.name == self.name {
+                record.name.clone_from(asked);
+            }
+            record
+        };
+        reply.answers = self.answers.iter().map(aged).collect();
+        reply.authorities = self.authorities.iter().map(aged).collect();
+        reply
+    }
+}
+
+/// The bytes of a reply of at most `limit` bytes; without its records, and marked, where it is longer.
+pub(crate) fn encode(reply: &Message, limit: u16) -> Option<Vec<u8>> {
+    let whole = reply.to_vec().ok().filter(|bytes| bytes.len() <= usize::from(limit));
+    whole.or_else(|| reply.truncate().to_vec().ok())
+}
