@@ -1,8 +1,8 @@
 //! Every single fault and every pair of faults on Request, refresh and Close, and the caller vanishing at every
 //! await: the end is one whole connection or nothing, here and at the next hop.
 //!
-//! The fault points are counted, not listed: each call to the outside (discovery, Request, Close, observe, every
-//! single kernel change) is one, before its effect and after it. Invariants I2, I3, I8, I13; faults B9, G1..G3, G6.
+//! The fault points are counted, not listed: each call to the outside (discovery, Request, Close, opening a monitor
+//! stream, observe, every single kernel change) is one, before its effect and after it. Invariants I2, I3, I8, I13; faults B9, G1..G3, G6.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,6 +11,7 @@ use nsm_api::*;
 use nsm_hop::{
     hop::Hop,
     kernel::*,
+    monitor::Monitors,
     reserve::{Ipam, IpamPolicy},
     role::*,
     testing::{FakeKernel, Fault, FaultPlan, When},
@@ -31,6 +32,8 @@ struct World {
     faults: FaultPlan,
     kernel: FakeKernel,
     held: Arc<Mutex<BTreeMap<(String, ConnectionId), Connection>>>,
+    /// What the next hops tell.
+    monitors: Arc<Mutex<BTreeMap<String, Monitors>>>,
     /// A next hop that cannot be reached.
     dead: Arc<Mutex<Option<&'static str>>>,
 }
@@ -38,10 +41,13 @@ struct World {
 impl World {
     fn new() -> World {
         let faults = FaultPlan::default();
-        World { kernel: FakeKernel::new(faults.clone()), faults, held: Arc::default(), dead: Arc::default() }
+        World { kernel: FakeKernel::new(faults.clone()), faults, held: Arc::default(), monitors: Arc::default(), dead: Arc::default() }
     }
     fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, ConnectionId), Connection>> {
         self.held.lock().unwrap()
+    }
+    fn monitors(&self, name: &str) -> Monitors {
+        self.monitors.lock().unwrap().entry(name.to_owned()).or_default().clone()
     }
     fn reach(&self, name: &str) -> Result<()> {
         match *self.dead.lock().unwrap() {
@@ -75,6 +81,10 @@ impl NetworkServiceApi for NextHop {
             .faults
             .act(|| {
                 self.world.held().insert(key, connection.clone());
+                let mut seen = connection.clone();
+                seen.path.index += 1;
+                seen.id = seen.path.segments[seen.path.index as usize].id.clone();
+                self.world.monitors(&self.name).update(seen);
                 Ok(Answer { connection, files: Files::default(), certificate: None })
             })
             .await
@@ -86,12 +96,14 @@ impl NetworkServiceApi for NextHop {
             .faults
             .act(|| {
                 self.world.held().remove(&key);
+                self.world.monitors(&self.name).delete(&ConnectionId::new(format!("{}-of-{}", self.name, key.1))?);
                 Ok(())
             })
             .await
     }
-    async fn monitor(&self, _: Selector, _: Caller) -> Result<Events> {
-        Err(Error::internal("monitor", "not part of this test"))
+    async fn monitor(&self, selector: Selector, _: Caller) -> Result<Events> {
+        self.world.reach(&self.name)?;
+        self.world.faults.act(|| Ok(self.world.monitors(&self.name).watch(selector))).await
     }
 }
 
@@ -214,6 +226,13 @@ impl Bench {
     async fn close(&self, connection: Connection) -> Result<()> {
         self.hop.close(connection, Files::default(), self.caller()).await
     }
+    /// The connection as the next hop shows it; `answer` is ours.
+    fn seen_at_next_hop(&self, answer: &Connection) -> Connection {
+        let mut seen = answer.clone();
+        seen.path.index = 2;
+        seen.id = seen.path.segments[2].id.clone();
+        seen
+    }
     /// The faults are over; time passes.
     async fn calm(&self) {
         self.world.faults.set([]);
@@ -252,7 +271,7 @@ fn fault_sets(calls: usize) -> Vec<Vec<Fault>> {
 }
 
 /// Calls to the outside of the longest run: a failing Request has more than a smooth one.
-const MOST_CALLS: usize = 16;
+const MOST_CALLS: usize = 18;
 
 #[tokio::test(start_paused = true)]
 async fn a_first_request_under_faults_is_whole_or_nothing() {
@@ -288,6 +307,25 @@ async fn a_refresh_under_faults_keeps_the_connection_whole() {
         bench.assert_whole("c", &format!("{set:?} {:?}", result.is_ok()));
         bench.close(answer.connection).await.unwrap();
         bench.assert_nothing(&format!("{set:?}")).await;
+    }
+}
+
+/// Whatever fails of hearing the next hop, what it says is known in the end, and nothing happens because of it.
+#[tokio::test(start_paused = true)]
+async fn a_next_hop_is_heard_in_spite_of_faults() {
+    for fault in faults(MOST_CALLS) {
+        let bench = Bench::new();
+        let answer = bench.request("c").await.unwrap();
+        bench.world.faults.set([fault]);
+        // Its stream breaks, because it is another one from now on.
+        bench.world.monitors.lock().unwrap().clear();
+        let seen = Connection { state: State::RefreshRequested, ..bench.seen_at_next_hop(&answer.connection) };
+        bench.world.monitors("inproc://one").update(seen);
+        bench.calm().await;
+        assert_eq!(bench.hop.monitors().snapshot()[0].state, State::RefreshRequested, "{fault:?}");
+        bench.assert_whole("c", &format!("{fault:?}"));
+        bench.close(answer.connection).await.unwrap();
+        bench.assert_nothing(&format!("{fault:?}")).await;
     }
 }
 
