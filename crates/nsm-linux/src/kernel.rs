@@ -8,6 +8,7 @@ mod apply;
 mod job;
 mod links;
 mod observe;
+mod pinhole;
 mod policy;
 mod reap;
 mod splice;
@@ -19,12 +20,14 @@ use crate::{
     netns::{self, Visitor},
     nl::{self, Attributes, Socket, messages, read_text},
     sys,
+    tunnels::Tunnels,
     uapi::*,
 };
 use async_trait::async_trait;
 use job::Job;
 use nsm_api::{ConnectionId, Error, HopName, Kind, Result};
 use nsm_hop::kernel::{IfName, Iface, Kernel, Netns, Op, Owner, Wires};
+use pinhole::Pinholes;
 use reap::Reaper;
 use rustix::{io::Errno, net::RecvFlags};
 use std::{
@@ -49,6 +52,8 @@ pub struct LinuxKernel(Arc<Inner>);
 
 struct Inner {
     underlay: Mutex<Socket>,
+    pinholes: Pinholes,
+    tunnels: Option<Arc<dyn Tunnels>>,
     /// Held while a routing table is chosen and filled.
     tables: Mutex<()>,
     reaper: Reaper,
@@ -57,6 +62,10 @@ struct Inner {
 }
 
 impl Inner {
+    fn tunnels(&self) -> Result<&dyn Tunnels> {
+        let none = || Error::new(Kind::Unsupported, "an encrypted tunnel", "nobody here makes them", "run `nsm packet` on this node");
+        self.tunnels.as_deref().ok_or_else(none)
+    }
     fn underlay(&self) -> MutexGuard<'_, Socket> {
         self.underlay.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -65,14 +74,21 @@ impl Inner {
 impl LinuxKernel {
     /// Takes the namespace of the calling thread as the underlay: tunnels have their sockets there.
     pub fn new() -> Result<LinuxKernel> {
-        let turnstiles = (0..TURNSTILES).map(|_| Arc::default()).collect();
-        let jobs = Arc::new(Semaphore::new(MAX_JOBS));
+        LinuxKernel::make(None)
+    }
+    /// The same, with somebody who makes encrypted tunnels.
+    pub fn with_tunnels(tunnels: Arc<dyn Tunnels>) -> Result<LinuxKernel> {
+        LinuxKernel::make(Some(tunnels))
+    }
+    fn make(tunnels: Option<Arc<dyn Tunnels>>) -> Result<LinuxKernel> {
         Ok(LinuxKernel(Arc::new(Inner {
             underlay: Mutex::new(Socket::open()?),
+            pinholes: Pinholes::new(),
             tables: Mutex::default(),
+            tunnels,
             reaper: Reaper::default(),
-            turnstiles,
-            jobs,
+            turnstiles: (0..TURNSTILES).map(|_| Arc::default()).collect(),
+            jobs: Arc::new(Semaphore::new(MAX_JOBS)),
         })))
     }
 
@@ -96,7 +112,7 @@ impl LinuxKernel {
 impl Kernel for LinuxKernel {
     async fn observe(&self, owner: &Owner, about: &Wires) -> Result<Wires> {
         let about = about.clone();
-        self.job(owner, move |_, mut job| observe::observe(&mut job, &about)).await
+        self.job(owner, move |inner, mut job| observe::observe(inner, &mut job, &about)).await
     }
     async fn apply(&self, owner: &Owner, ops: &[Op]) -> Result<()> {
         let ops = ops.to_vec();

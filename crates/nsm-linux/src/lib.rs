@@ -13,6 +13,7 @@ mod kernel;
 mod link;
 pub mod net;
 pub mod netns;
+mod nft;
 mod nl;
 pub mod probe;
 mod rule;
@@ -20,7 +21,9 @@ mod snapshot;
 pub mod sniff;
 #[allow(unsafe_code)]
 mod sys;
+mod tunnels;
 mod uapi;
 
 pub use features::{Feature, features};
 pub use kernel::{LinuxKernel, ROUTE_PROTOCOL};
+pub use tunnels::{EncryptedTunnel, TunnelSettings, Tunnels};

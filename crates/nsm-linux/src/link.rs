@@ -11,6 +11,9 @@ use std::net::IpAddr;
 /// Bytes of the fixed part of a link message.
 pub(crate) const LINK_FIXED: usize = 16;
 
+/// The kind of a device whose packets a process carries.
+pub(crate) const TUN: &str = "tun";
+
 const NSID_FIXED: usize = 4;
 
 /// What one link message says.

@@ -7,7 +7,7 @@ use crate::{
     error::refused,
     inet::{self, RouteFilter},
     link::{self, Link, link_fixed},
-    netns,
+    netns, nft,
     nl::{Message, Refusal, Socket},
     snapshot,
     uapi::*,
@@ -318,11 +318,19 @@ impl Net {
         };
         Ok(LinkStats { rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped })
     }
+    /// The names of the packet filter tables in this namespace; none when the kernel has no such filters.
+    pub fn filter_tables(&self) -> Result<Vec<String>> {
+        let list = || nft::Filters::open()?.tables().map_err(|refusal| refused("packet filters", "list their tables", refusal));
+        netns::run_in_blocking(&self.netns, list)?
+    }
     /// Everything that exists in this namespace as canonical, sorted lines: links, addresses, routes of all tables,
     /// rules, permanent neighbours, queueing disciplines and filters. Without what comes and goes by itself (counters,
     /// learned neighbours, cached routes, IPv6 link-local addresses). Two snapshots are equal when nothing was left behind.
     pub fn snapshot(&self) -> Result<Vec<String>> {
-        snapshot::take(&mut self.socket()).map_err(self.explain("a snapshot", "list its objects"))
+        let mut lines = snapshot::take(&mut self.socket()).map_err(self.explain("a snapshot", "list its objects"))?;
+        lines.extend(self.filter_tables()?.into_iter().map(|name| format!("table {name}")));
+        lines.sort();
+        Ok(lines)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Routing netlink by hand: build messages, send several at once, read answers.
+//! Netlink by hand: build messages, send several at once, read answers.
 //!
 //! The kernel does the work of a change inside `send`, so everything here blocks and belongs on a thread that may.
 //! Not here: what the messages mean.
@@ -172,6 +172,15 @@ pub(crate) fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
+/// Which part of the kernel a socket speaks with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Links, addresses, routes, rules, neighbours, queueing.
+    Routing,
+    /// Packet filters.
+    Filter,
+}
+
 /// A socket that speaks to the kernel about one namespace: that of the thread which opened it. It keeps that namespace
 /// alive, so it must not outlive the work for which it was opened.
 pub(crate) struct Socket {
@@ -183,14 +192,19 @@ pub(crate) struct Socket {
 impl Socket {
     /// About the namespace of the calling thread.
     pub(crate) fn open() -> Result<Socket> {
-        Socket::try_open().map_err(|errno| refused("netlink", "open a socket", errno))
+        Socket::open_to(Part::Routing)
+    }
+    /// About the namespace of the calling thread, with another part of the kernel.
+    pub(crate) fn open_to(part: Part) -> Result<Socket> {
+        Socket::try_open(part).map_err(|errno| refused("netlink", "open a socket", errno))
     }
     /// About another namespace.
     pub(crate) fn open_in(netns: &Netns) -> Result<Socket> {
         netns::run_in_blocking(netns, Socket::open)?
     }
-    fn try_open() -> std::result::Result<Socket, Errno> {
-        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, NETLINK_ROUTE)?;
+    fn try_open(part: Part) -> std::result::Result<Socket, Errno> {
+        let protocol = if part == Part::Filter { Some(netlink::NETFILTER) } else { NETLINK_ROUTE };
+        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
         for option in [NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK] {
             sys::set_option(&fd, libc::SOL_NETLINK, option, 1)?;
         }
@@ -232,18 +246,35 @@ impl Socket {
         }
     }
 
+    /// Changes of packet filters: all of them, or none. `begin` and `end` are the transaction's brackets, which the kernel
+    /// answers only when the whole fails. The error says which change was refused.
+    pub(crate) fn transaction(&mut self, begin: Message, changes: Vec<Message>, end: Message) -> std::result::Result<(), (usize, Refusal)> {
+        let mut messages: Vec<Message> = std::iter::once(begin).chain(changes).chain([end]).collect();
+        let last = messages.len() - 1;
+        let asks = |place: usize| if place == 0 || place == last { NLM_F_REQUEST } else { NLM_F_REQUEST | NLM_F_ACK };
+        let exchange = self.exchange_with(&mut messages, asks).map_err(|errno| (0, errno.into()))?;
+        let refused = |(place, answer): (usize, Option<_>)| answer.and_then(Result::err).map(|refusal| (place.saturating_sub(1), refusal));
+        exchange.answers.into_iter().enumerate().find_map(refused).map_or(Ok(()), Err)
+    }
+
     fn exchange(&mut self, messages: &mut [Message], flags: u16) -> std::result::Result<Exchange, Errno> {
+        self.exchange_with(messages, |_| flags)
+    }
+    fn exchange_with(&mut self, messages: &mut [Message], flags: impl Fn(usize) -> u16) -> std::result::Result<Exchange, Errno> {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::with_capacity(messages.len() * 128);
-        for message in messages.iter_mut() {
+        for (place, message) in messages.iter_mut().enumerate() {
             self.sequence = self.sequence.wrapping_add(1);
-            message.finish(self.sequence, flags);
+            message.finish(self.sequence, flags(place));
             bytes.extend(&message.bytes);
             bytes.resize(bytes.len().next_multiple_of(4), 0);
         }
         rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, &bytes, SendFlags::empty()))?;
         let mut exchange = Exchange { first, replies: vec![], answers: vec![None; messages.len()], interrupted: false };
-        while exchange.answers.iter().any(Option::is_none) {
+        let silent = |place: usize| flags(place) == NLM_F_REQUEST;
+        while exchange.answers.iter().enumerate().any(|(place, answer)| answer.is_none() && !silent(place))
+            && !exchange.failed_as_a_whole(&silent)
+        {
             let (read, _) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut self.buffer[..], RecvFlags::empty()))?;
             exchange.take(&self.buffer[..read]);
         }
@@ -260,6 +291,10 @@ struct Exchange {
 }
 
 impl Exchange {
+    /// A message that asks for no answer got one: nothing more will come.
+    fn failed_as_a_whole(&self, silent: &impl Fn(usize) -> bool) -> bool {
+        self.answers.iter().enumerate().any(|(place, answer)| silent(place) && matches!(answer, Some(Err(_))))
+    }
     fn take(&mut self, bytes: &[u8]) {
         for (header, body) in messages(bytes) {
             let place = header.sequence.wrapping_sub(self.first) as usize;

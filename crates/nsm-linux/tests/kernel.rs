@@ -247,3 +247,62 @@ async fn a_wire_that_was_made_carries_its_first_packet() {
     }
     assert_eq!(made.join_all().await.into_iter().sum::<u32>() as usize, WIRES, "every first packet was answered");
 }
+
+/// A VXLAN packet with one broadcast frame in it.
+fn vxlan_packet(vni: u32) -> Vec<u8> {
+    let [_, a, b, c] = vni.to_be_bytes();
+    let frame = [[0xff; 6].as_slice(), &[2, 0, 0, 0, 0, 9], &[0x88, 0xb5], &[0; 46]].concat();
+    [[8, 0, 0, 0, a, b, c, 0].as_slice(), &frame].concat()
+}
+
+/// E-39, T4: a third host that knows address, port and network identifier of a tunnel gets nothing into it.
+#[tokio::test]
+async fn only_the_other_node_gets_packets_into_a_tunnel() {
+    let (world, kernel) = Real::new();
+    let node = world.node.netns();
+    let hosts: Vec<Net> = ["192.0.2.2", "192.0.2.3"].iter().map(|address| neighbour(&world.node, address)).collect();
+    let at = iface(&netns::create().expect(MUST), "nsm-1");
+    let tunnel = |vni| {
+        let (local, remote) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        Wire::Link(Link::Vxlan { at: iface(&at.netns, &format!("nsm-{vni}")), local, remote, vni, port: 4789 })
+    };
+    let before = world.node.snapshot().unwrap();
+    kernel.apply(&owner("one"), &[Op::Add(tunnel(1))]).await.unwrap();
+    kernel.apply(&owner("two"), &[Op::Add(tunnel(2))]).await.unwrap();
+    let pod = Net::new(&at.netns).unwrap();
+    for host in hosts.iter().rev() {
+        // The stranger first: when the other node's packets have arrived, its own would have, too.
+        let socket = netns::run_in_blocking(host.netns(), || std::net::UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+        for vni in [1, 2] {
+            socket.send_to(&vxlan_packet(vni), "192.0.2.1:4789").unwrap();
+        }
+    }
+    let received = |name: &str| pod.stats(name).unwrap().rx_packets;
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while received("nsm-1") + received("nsm-2") < 2 && std::time::Instant::now() < until {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((received("nsm-1"), received("nsm-2")), (1, 1));
+    kernel.apply(&owner("one"), &[Op::Del(tunnel(1))]).await.unwrap();
+    kernel.apply(&owner("two"), &[Op::Del(tunnel(2))]).await.unwrap();
+    assert_eq!(world.node.snapshot().unwrap(), before);
+    assert_eq!(filters(node), Vec::<String>::new(), "the filter goes with the last tunnel");
+}
+
+/// A host with one cable to the node.
+fn neighbour(node: &Net, address: &str) -> Net {
+    let host = Net::new(&netns::create().expect(MUST)).unwrap();
+    let name = format!("to-{}", address.rsplit('.').next().unwrap());
+    node.veth(&name, host.netns(), "up").unwrap();
+    host.address_add("up", format!("{address}/32").parse().unwrap()).unwrap();
+    node.up(&name).unwrap();
+    host.up("up").unwrap();
+    node.route_add(format!("{address}/32").parse().unwrap(), None, &name).unwrap();
+    host.route_add("192.0.2.1/32".parse().unwrap(), None, "up").unwrap();
+    host
+}
+
+/// The names of the packet filter tables in a namespace.
+fn filters(netns: &Netns) -> Vec<String> {
+    Net::new(netns).unwrap().filter_tables().unwrap()
+}

@@ -59,7 +59,7 @@ impl Apply<'_, '_> {
             Op::Del(Wire::Link(link)) => {
                 self.send()?;
                 self.forget(&link.ifaces());
-                let places = links::remove(&mut self.job, link)?;
+                let places = links::remove(self.inner, &mut self.job, link)?;
                 self.doomed.extend(places);
                 Ok(())
             }

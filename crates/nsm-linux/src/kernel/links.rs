@@ -3,12 +3,14 @@
 use super::{
     Inner,
     job::{Found, Job, describe, living, name_taken},
+    pinhole::Pinhole,
     tag::{DOOMED, Tag},
 };
 use crate::{
     error::refused,
     link::{self, link_fixed},
     nl::{Message, Refusal, Socket},
+    tunnels::{EncryptedTunnel, TunnelSettings},
     uapi::*,
 };
 use nsm_api::{Error, Kind, Result};
@@ -32,20 +34,26 @@ pub(super) fn add(inner: &Inner, job: &mut Job, wanted: &Link) -> Result<Vec<(If
         living(&iface.netns)?;
     }
     let found = wanted.ifaces().into_iter().map(|iface| Ok((iface, job.find(iface)?))).collect::<Result<Vec<_>>>()?;
-    if is_whole(job, wanted, &found)? {
+    if let Some(pinhole) = pinhole(wanted) {
+        inner.pinholes.open(&pinhole);
+    }
+    if is_whole(inner, job, wanted, &found)? {
         let whole = found.into_iter().filter_map(|(iface, ours)| Some((iface, ours?)));
         return whole.map(|(iface, ours)| adopt(job, iface, &ours).map(|()| (iface.clone(), ours.link))).collect();
     }
     let mut places = BTreeSet::new();
     for (iface, ours) in &found {
-        if let Some(ours) = ours {
+        // A tunnel whose maker has lost it, or that is to lead elsewhere, keeps its device and all that is on it.
+        let kept = |ours: &Found| matches!(wanted, Link::Wireguard { .. }) && ours.link.kind == link::TUN;
+        if let Some(ours) = ours.as_ref().filter(|ours| !kept(ours)) {
             doom(job, iface, ours)?;
             places.insert(iface.netns.clone());
         }
     }
     reap(inner, job, &places)?;
     for iface in wanted.ifaces() {
-        if job.named(iface)?.is_some() {
+        let ours = |job: &mut Job| Ok::<_, Error>(matches!(wanted, Link::Wireguard { .. }) && job.find(iface)?.is_some());
+        if job.named(iface)?.is_some() && !ours(job)? {
             return Err(name_taken(iface));
         }
     }
@@ -55,17 +63,37 @@ pub(super) fn add(inner: &Inner, job: &mut Job, wanted: &Link) -> Result<Vec<(If
             let settings = link::Vxlan { vni: *vni, local: Some(*local), remote: Some(*remote), port: *port };
             bear_vxlan(inner, job, at, &settings)
         }
+        Link::Wireguard { .. } => tunnel(job, wanted).map_or(Ok(()), |tunnel| inner.tunnels()?.add(&tunnel)),
     };
     let raised = born.and_then(|()| wanted.ifaces().into_iter().map(|iface| raise(job, iface)).collect::<Result<_>>());
     raised.and_then(|ends| carries(job, wanted).map(|()| ends)).inspect_err(|_| abandon(inner, job, wanted))
 }
 
-fn is_whole(job: &mut Job, wanted: &Link, found: &[(&Iface, Option<Found>)]) -> Result<bool> {
+/// An encrypted tunnel as its maker is asked for it.
+fn tunnel(job: &Job, link: &Link) -> Option<EncryptedTunnel> {
+    let Link::Wireguard { at, key, local, peer, remote } = link else { return None };
+    let settings = TunnelSettings { key: key.clone(), local: *local, peer: *peer, remote: *remote };
+    Some(EncryptedTunnel { at: at.clone(), mark: (job.tag.to_string(), job.tag.group()), settings })
+}
+
+/// What lets a tunnel's other node in.
+fn pinhole(link: &Link) -> Option<Pinhole> {
+    match link {
+        Link::Vxlan { remote, vni, port, .. } => Some(Pinhole { remote: *remote, vni: *vni, port: *port }),
+        Link::Veth { .. } | Link::Wireguard { .. } => None,
+    }
+}
+
+fn is_whole(inner: &Inner, job: &mut Job, wanted: &Link, found: &[(&Iface, Option<Found>)]) -> Result<bool> {
     match (wanted, found) {
         (Link::Veth { .. }, [(a, Some(here)), (b, Some(there))]) => job.paired((&here.link, &a.netns), (&there.link, &b.netns)),
         (Link::Vxlan { local, remote, vni, port, .. }, [(_, Some(found))]) => {
             let settings = link::Vxlan { vni: *vni, local: Some(*local), remote: Some(*remote), port: *port };
             Ok(found.link.vxlan.as_ref() == Some(&settings))
+        }
+        (Link::Wireguard { at, .. }, [(_, Some(found))]) if found.link.kind == link::TUN => {
+            let there = inner.tunnels()?.find(at.netns.key, &found.link.name)?;
+            Ok(there.is_some() && there == tunnel(job, wanted).map(|tunnel| tunnel.settings))
         }
         _ => Ok(false),
     }
@@ -114,12 +142,25 @@ fn birth(name: &IfName, group: u32) -> Message {
     Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link_fixed(0, 0, 0)).text(IFLA_IFNAME, name.as_str()).u32(IFLA_GROUP, group)
 }
 
+/// Lets everybody in the namespace send pings, as the clients of other implementations do to see whether their wire lives.
+fn allow_ping(job: &Job, iface: &Iface) {
+    const PING_GROUPS: &str = "/proc/sys/net/ipv4/ping_group_range";
+    let written = job.enter(&iface.netns).and_then(|()| {
+        let everybody = std::fs::write(PING_GROUPS, "0 2147483647");
+        everybody.map_err(|error| refused(PING_GROUPS, "write it", Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+    });
+    if let Err(error) = written {
+        tracing::debug!(%error, "pings of processes without rights may not work there");
+    }
+}
+
 /// Tags a link that was just born and brings it up, in one send.
 fn raise(job: &mut Job, iface: &Iface) -> Result<(Iface, link::Link)> {
     let born = job.named(iface)?.filter(|link| link.group == job.tag.group());
     let lost = || Error::new(Kind::Kernel, describe(iface), "it vanished right after it was made", "see who else changes links there");
     let born = born.ok_or_else(lost)?;
     mark(job, iface, born.index)?;
+    allow_ping(job, iface);
     Ok((iface.clone(), born))
 }
 
@@ -167,19 +208,26 @@ fn second_name(kind: u16, index: u32, tag: &Tag, name: &IfName) -> Message {
 
 /// Removes what a failed birth left, as far as it is ours.
 fn abandon(inner: &Inner, job: &mut Job, wanted: &Link) {
-    let cleaned = remove(job, wanted).and_then(|places| reap(inner, job, &places));
+    let cleaned = remove(inner, job, wanted).and_then(|places| reap(inner, job, &places));
     if let Err(error) = cleaned {
         tracing::warn!(%error, "a half-made link stays; the next attempt removes it");
     }
 }
 
 /// Dooms a link; returns the namespaces in which [`reap`] must follow.
-pub(super) fn remove(job: &mut Job, link: &Link) -> Result<BTreeSet<Netns>> {
+pub(super) fn remove(inner: &Inner, job: &mut Job, link: &Link) -> Result<BTreeSet<Netns>> {
+    if let Some(pinhole) = pinhole(link) {
+        inner.pinholes.close(&pinhole);
+    }
     let mut places = BTreeSet::new();
     // From the endpoint's side: it is the one that many wires share, so that more of them go together.
     let mut gone: Option<(Found, &Netns)> = None;
     for iface in link.ifaces().into_iter().rev() {
         let Some(found) = job.find(iface)? else { continue };
+        if found.link.kind == link::TUN {
+            inner.tunnels()?.remove(iface.netns.key, &found.link.name)?;
+            continue;
+        }
         let falls = match &gone {
             Some((other, at)) => job.paired((&found.link, &iface.netns), (&other.link, at))?,
             None => false,

@@ -1,14 +1,16 @@
 //! What of an owner exists. Costs a few requests per interface, however much else the namespace holds.
 
 use super::{
-    ROUTE_PROTOCOL,
+    Inner, ROUTE_PROTOCOL,
     job::{Found, Job, describe},
     policy, splice,
 };
 use crate::{
     error::refused,
     inet::{self, RouteFilter},
+    link,
     nl::Refusal,
+    tunnels::TunnelSettings,
     uapi::*,
 };
 use nsm_api::Result;
@@ -16,7 +18,7 @@ use nsm_hop::kernel::{Iface, Link, Wire, Wires};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything of the job's owner at the places that `about` names.
-pub(super) fn observe(job: &mut Job, about: &Wires) -> Result<Wires> {
+pub(super) fn observe(inner: &Inner, job: &mut Job, about: &Wires) -> Result<Wires> {
     let places = places(about);
     let mut found = BTreeMap::new();
     for place in &places {
@@ -28,6 +30,7 @@ pub(super) fn observe(job: &mut Job, about: &Wires) -> Result<Wires> {
     for (on, ours) in &found {
         wires.extend(on_link(job, on, ours, about)?);
         wires.extend(tunnel(on, ours));
+        wires.extend(encrypted(inner, on, ours)?);
     }
     let indexes = found.iter().map(|(on, ours)| (on.clone(), ours.link.index)).collect();
     wires.extend(policy::observe(job, &indexes, about)?);
@@ -59,6 +62,15 @@ fn tunnel(at: &Iface, found: &Found) -> Option<Wire> {
     let vxlan = found.link.vxlan.as_ref()?;
     let (local, remote, vni, port) = (vxlan.local?, vxlan.remote?, vxlan.vni, vxlan.port);
     Some(Wire::Link(Link::Vxlan { at: at.clone(), local, remote, vni, port }))
+}
+
+fn encrypted(inner: &Inner, at: &Iface, found: &Found) -> Result<Option<Wire>> {
+    if found.link.kind != link::TUN || inner.tunnels.is_none() {
+        return Ok(None);
+    }
+    let settings = inner.tunnels()?.find(at.netns.key, &found.link.name)?;
+    let link = |TunnelSettings { key, local, peer, remote }| Link::Wireguard { at: at.clone(), key, local, peer, remote };
+    Ok(settings.map(|settings| Wire::Link(link(settings))))
 }
 
 /// The veth pairs of which both ends were found.
