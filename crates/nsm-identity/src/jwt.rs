@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use x509_parser::prelude::X509Certificate;
 
 /// How long a JWT-SVID lives; workloads ask for one when they need it.
 const LIFE: Duration = Duration::from_secs(300);
@@ -91,10 +92,7 @@ impl Signer {
         let der = leaf.into();
         let leaf = peer::parse(&der).ok_or_else(|| Error::internal("own SVID", "its certificate does not parse"))?;
         let id = peer::spiffe_id(&leaf).ok_or_else(|| Error::internal("own SVID", "it does not name exactly one SPIFFE ID"))?;
-        if !peer::is_p256(&leaf) {
-            let fix = "let the authority issue P-256 keys (in SPIRE: ec-p256, its default)";
-            return Err(Error::invalid(format!("own SVID {id}"), "its key is not on the curve P-256, so it cannot sign tokens", fix));
-        }
+        usable(&leaf, id.as_str())?;
         Ok(Signer { id, not_after: peer::not_after(&leaf), certificate, key: EncodingKey::from_ec_der(key) })
     }
     /// An ES256 token that ends at `expires` and is meant for `audience` only.
@@ -107,6 +105,15 @@ impl Signer {
         let signed = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &self.key);
         signed.map_err(|error| Error::internal(format!("token of {}", self.id), error.to_string()))
     }
+}
+
+/// Whether the key of this certificate can sign tokens: the mesh knows ES256 only.
+pub(crate) fn usable(leaf: &X509Certificate<'_>, id: &str) -> Result<()> {
+    if peer::is_p256(leaf) {
+        return Ok(());
+    }
+    let fix = "let the authority issue P-256 keys (in SPIRE: ec-p256, its default)";
+    Err(Error::invalid(format!("own SVID {id}"), "its key is not on the curve P-256, so it cannot sign tokens", fix))
 }
 
 #[cfg(test)]

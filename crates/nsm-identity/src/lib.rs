@@ -11,6 +11,7 @@
 
 mod accept;
 mod authority;
+mod diagnosis;
 mod hop_ids;
 mod jwt;
 mod peer;

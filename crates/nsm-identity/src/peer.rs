@@ -49,6 +49,11 @@ pub(crate) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certi
     X509Certificate::from_der(certificate).ok().filter(|(rest, _)| rest.is_empty()).map(|(_, parsed)| parsed)
 }
 
+/// The first of several certificates, one after the other, and what comes after it.
+pub(crate) fn parse_first<'a>(chain: &'a CertificateDer<'_>) -> Option<(X509Certificate<'a>, &'a [u8])> {
+    X509Certificate::from_der(chain).ok().map(|(rest, leaf)| (leaf, rest))
+}
+
 pub(crate) fn not_after(certificate: &X509Certificate<'_>) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(certificate.validity().not_after.timestamp().try_into().unwrap_or(0))
 }

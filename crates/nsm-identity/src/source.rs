@@ -1,6 +1,7 @@
 //! The SVID of this process, always current.
 
 use crate::{
+    diagnosis,
     jwt::{Signer, unix_seconds},
     socket,
 };
@@ -73,7 +74,12 @@ impl Source {
             return Err(Error::invalid("Workload API", "no socket is named", "set SPIFFE_ENDPOINT_SOCKET to unix:///path"));
         }
         let build = X509Source::builder().endpoint(endpoint).reconnect_backoff(BACKOFF.0, BACKOFF.1).build();
-        let x509 = match tokio::time::timeout(timeout, build).await {
+        let given = tokio::time::timeout(timeout, build);
+        let x509 = tokio::select! {
+            given = given => given,
+            error = diagnosis::unusable(endpoint) => return Err(error),
+        };
+        let x509 = match x509 {
             Ok(Ok(x509)) => x509,
             Ok(Err(error)) => return Err(unavailable(endpoint, &error.to_string())),
             Err(_) => return Err(unavailable(endpoint, &format!("it gave no identity within {timeout:?}"))),

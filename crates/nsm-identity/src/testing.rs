@@ -1,6 +1,17 @@
 //! What the tests of this crate share.
 
-use crate::{Authority, Identity, Source, WorkloadSocket, install_crypto_provider, peer};
+use crate::{
+    Authority, Identity, Source, WorkloadSocket, install_crypto_provider,
+    pb::{
+        self,
+        spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
+    },
+    peer,
+};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
@@ -10,7 +21,11 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
+use tonic::{Request, Response, Status};
 
 /// How long any single step of a test may take.
 const BOUND: Duration = Duration::from_secs(20);
@@ -86,4 +101,83 @@ pub(crate) fn verify(token: &str, certificate: &CertificateDer<'_>) -> (Value, V
     rules.validate_aud = false;
     let token = jsonwebtoken::decode::<Value>(token, &key, &rules).unwrap();
     (serde_json::to_value(token.header).unwrap(), token.claims)
+}
+
+/// A Workload API that gives exactly what the test says, and whatever it says later.
+pub(crate) struct Scripted {
+    pub(crate) path: PathBuf,
+    now: watch::Sender<pb::X509svidResponse>,
+    task: JoinHandle<()>,
+}
+
+impl Scripted {
+    pub(crate) fn start(path: PathBuf, first: pb::X509svidResponse) -> Scripted {
+        install_crypto_provider();
+        let (now, later) = watch::channel(first);
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let incoming = stream::unfold(listener, async |listener| Some((listener.accept().await.map(|(io, _)| io), listener)));
+        let server = tonic::transport::Server::builder().add_service(SpiffeWorkloadApiServer::new(Script(later)));
+        let task = tokio::spawn(async move { drop(server.serve_with_incoming(incoming).await) });
+        Scripted { path, now, task }
+    }
+    pub(crate) fn say(&self, response: pb::X509svidResponse) {
+        self.now.send_replace(response);
+    }
+    pub(crate) fn endpoint(&self) -> String {
+        format!("unix://{}", self.path.display())
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// An SVID of `authority` and the bundles of the domains that it is federated with.
+pub(crate) fn svid(authority: &Authority, name: &str, federated: &[&Authority]) -> pb::X509svidResponse {
+    let svid = authority.issue(&authority.id(&[name]).unwrap()).unwrap();
+    let svid = pb::X509svid {
+        spiffe_id: authority.id(&[name]).unwrap().to_string(),
+        x509_svid: svid.certificate.to_vec(),
+        x509_svid_key: svid.key.secret_pkcs8_der().to_vec(),
+        bundle: authority.root().to_vec(),
+        hint: String::new(),
+    };
+    let federated_bundles = federated.iter().map(|other| (format!("spiffe://{}", other.trust_domain()), other.root().to_vec())).collect();
+    pb::X509svidResponse { svids: vec![svid], crl: Vec::new(), federated_bundles }
+}
+
+struct Script(watch::Receiver<pb::X509svidResponse>);
+
+type Answers<T> = BoxStream<'static, Result<T, Status>>;
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for Script {
+    type FetchX509SVIDStream = Answers<pb::X509svidResponse>;
+    type FetchX509BundlesStream = Answers<pb::X509BundlesResponse>;
+    type FetchJWTBundlesStream = Answers<pb::JwtBundlesResponse>;
+
+    async fn fetch_x509svid(&self, _: Request<pb::X509svidRequest>) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        let mut receiver = self.0.clone();
+        receiver.mark_changed();
+        let answers = stream::unfold(receiver, async |mut receiver| {
+            receiver.changed().await.ok()?;
+            let now = receiver.borrow_and_update().clone();
+            Some((Ok(now), receiver))
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+    async fn fetch_x509_bundles(&self, _: Request<pb::X509BundlesRequest>) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
+        Err(Status::unimplemented("not part of these tests"))
+    }
+    async fn fetch_jwtsvid(&self, _: Request<pb::JwtsvidRequest>) -> Result<Response<pb::JwtsvidResponse>, Status> {
+        Err(Status::unimplemented("not part of these tests"))
+    }
+    async fn fetch_jwt_bundles(&self, _: Request<pb::JwtBundlesRequest>) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        Err(Status::unimplemented("not part of these tests"))
+    }
+    async fn validate_jwtsvid(&self, _: Request<pb::ValidateJwtsvidRequest>) -> Result<Response<pb::ValidateJwtsvidResponse>, Status> {
+        Err(Status::unimplemented("not part of these tests"))
+    }
 }

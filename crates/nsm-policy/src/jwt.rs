@@ -8,6 +8,7 @@ use nsm_api::limits::MAX_TOKEN_BYTES;
 use serde_json::{Map, Value};
 use x509_parser::{
     extensions::GeneralName,
+    oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY},
     pem::parse_x509_pem,
     prelude::{FromDer, SubjectPublicKeyInfo, X509Certificate},
 };
@@ -55,6 +56,8 @@ fn object(part: &str) -> Option<Map<String, Value>> {
 pub struct Leaf {
     /// Its only URI name.
     pub identity: Option<String>,
+    /// Whether its key is on the curve P-256, so that it can have signed a token at all.
+    pub p256: bool,
     key: DecodingKey,
 }
 
@@ -65,7 +68,7 @@ impl Leaf {
         if !rest.is_empty() {
             return None;
         }
-        Some(Leaf { identity: only_uri(&certificate), key: key(certificate.public_key()) })
+        Some(Leaf { identity: only_uri(&certificate), p256: is_p256(certificate.public_key()), key: key(certificate.public_key()) })
     }
     /// Reads the first block of a PEM text: a certificate, or a public key alone.
     pub fn from_pem(text: &str) -> Option<Leaf> {
@@ -74,7 +77,7 @@ impl Leaf {
             "CERTIFICATE" => Leaf::from_der(&block.contents),
             "PUBLIC KEY" => {
                 let (rest, info) = SubjectPublicKeyInfo::from_der(&block.contents).ok()?;
-                rest.is_empty().then(|| Leaf { identity: None, key: key(&info) })
+                rest.is_empty().then(|| Leaf { identity: None, p256: is_p256(&info), key: key(&info) })
             }
             _ => None,
         }
@@ -97,6 +100,11 @@ impl Leaf {
 
 fn key(info: &SubjectPublicKeyInfo<'_>) -> DecodingKey {
     DecodingKey::from_ec_der(&info.subject_public_key.data)
+}
+
+fn is_p256(info: &SubjectPublicKeyInfo<'_>) -> bool {
+    let curve = info.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+    info.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && curve == Some(OID_EC_P256)
 }
 
 fn only_uri(certificate: &X509Certificate<'_>) -> Option<String> {

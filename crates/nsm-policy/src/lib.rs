@@ -10,10 +10,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod discretion;
 mod facts;
 pub mod jwt;
 pub mod native;
 mod question;
+pub mod registration;
 pub mod rego;
 mod set;
 pub mod strict;

@@ -145,6 +145,9 @@ fn signed(facts: &Facts<'_>, segment: usize, who: &str) -> Verdict {
     Err(match (&facts.leaf, facts.tokens.get(segment)) {
         (_, None) => format!("the path has no segment {segment}"),
         (None, _) => format!("{who} showed no certificate"),
+        (Some(leaf), _) if !leaf.p256 => {
+            format!("the certificate that {who} showed has a key that is not on the curve P-256, so it cannot sign tokens")
+        }
         (Some(_), Some(None)) => unreadable(segment),
         (Some(_), Some(Some(_))) => format!("the token of segment {segment} is not signed with the certificate that {who} showed"),
     })

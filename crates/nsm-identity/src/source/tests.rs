@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     Authority, Peer, peer,
-    testing::{Dir, Running, bounded, verify},
+    testing::{Dir, Running, Scripted, bounded, svid, verify},
 };
 use rustls::{ProtocolVersion, pki_types::CertificateDer};
 use std::io;
@@ -12,6 +12,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const HOUR: Duration = Duration::from_secs(3600);
+const BOUND: Duration = Duration::from_secs(20);
 
 /// What both sides of a handshake saw of each other.
 #[derive(Debug)]
@@ -194,6 +195,61 @@ async fn a_token_ends_with_the_earliest_of_three() {
         assert_eq!(claims(&token).get("aud"), None);
     }
     running.stop().await;
+}
+
+async fn scripted(dir: &Dir, name: &str, first: crate::pb::X509svidResponse) -> (Scripted, Source) {
+    let api = Scripted::start(dir.path(name), first);
+    let source = Source::connect(&api.endpoint(), BOUND).await.unwrap();
+    (api, source)
+}
+
+/// E4: a domain is trusted while the Workload API names it, and only then.
+#[tokio::test]
+async fn a_federated_domain_is_trusted_and_an_unknown_one_is_not() {
+    let dir = Dir::new();
+    let [home, abroad, nowhere] = ["home.org", "abroad.org", "nowhere.org"].map(|domain| Authority::new(domain).unwrap());
+    let (api, source) = scripted(&dir, "a", svid(&home, "a", &[&abroad])).await;
+    let (_abroad, friend) = scripted(&dir, "b", svid(&abroad, "b", &[&home])).await;
+    let (_nowhere, stranger) = scripted(&dir, "c", svid(&nowhere, "c", &[&home])).await;
+    for (server, client) in [(&source, &friend), (&friend, &source)] {
+        let seen = shake_twice(server, client).await;
+        assert_eq!(peer(&[seen.client]).unwrap().id, client.id());
+        assert_eq!(peer(&[seen.server]).unwrap().id, server.id());
+    }
+    refused(&source, stranger.client_tls(), "no bundle for trust domain nowhere.org").await;
+    api.say(svid(&home, "a", &[]));
+    bounded(async {
+        while shake(source.server_tls(), friend.client_tls(), UnixStream::pair().unwrap()).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    source.ready().await;
+    refused(&source, friend.client_tls(), "no bundle for trust domain abroad.org").await;
+}
+
+/// An SVID whose key is of another kind, signed by nobody in particular.
+fn other_key(algorithm: &'static rcgen::SignatureAlgorithm) -> crate::pb::X509svidResponse {
+    let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+    params.subject_alt_names = vec![rcgen::SanType::URI("spiffe://home.org/a".try_into().unwrap())];
+    params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+    let leaf = params.self_signed(&key).unwrap();
+    let mut response = svid(&Authority::new("home.org").unwrap(), "a", &[]);
+    response.svids[0].x509_svid = leaf.der().to_vec();
+    response.svids[0].x509_svid_key = key.serialize_der();
+    response
+}
+
+/// E5
+#[tokio::test]
+async fn an_identity_that_cannot_sign_tokens_is_refused_in_one_sentence() {
+    for (number, algorithm) in [&rcgen::PKCS_RSA_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519].into_iter().enumerate() {
+        let dir = Dir::new();
+        let api = Scripted::start(dir.path(&number.to_string()), other_key(algorithm));
+        let error = bounded(Source::connect(&api.endpoint(), Duration::from_secs(5))).await.err().unwrap().to_string();
+        assert!(error.contains("P-256") && error.contains("ec-p256"), "{error}");
+    }
 }
 
 #[tokio::test]
