@@ -48,3 +48,90 @@ impl Cache {
         self.young.len() + self.old.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_proto::{
+        op::{Message, OpCode, Query, ResponseCode},
+        rr::{
+            Name, RData, Record, RecordType,
+            rdata::{A, SOA},
+        },
+    };
+
+    fn request(name: &str) -> Message {
+        let mut request = Message::response(1, OpCode::Query);
+        request.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+        request
+    }
+
+    fn question(name: &str) -> Question {
+        Question::of(&request(name)).unwrap()
+    }
+
+    fn yes(name: &str, ttl: u32) -> Arc<Answer> {
+        let mut reply = request(name);
+        let owner = reply.queries[0].name().clone();
+        reply.add_answer(Record::from_rdata(owner.clone(), ttl + 5, RData::A(A::new(1, 1, 1, 1))));
+        reply.add_answer(Record::from_rdata(owner.clone(), ttl, RData::A(A::new(2, 2, 2, 2))));
+        Arc::new(Answer::from_reply(&owner, reply))
+    }
+
+    fn no(ttl: u32, minimum: u32) -> Answer {
+        let mut reply = request("a.");
+        reply.metadata.response_code = ResponseCode::NXDomain;
+        let soa = SOA::new(Name::root(), Name::root(), 1, 1, 1, 1, minimum);
+        reply.add_authority(Record::from_rdata(Name::root(), ttl, RData::SOA(soa)));
+        Answer::from_reply(&Name::root(), reply)
+    }
+
+    /// The seconds for which an answer is remembered.
+    fn seconds(answer: Arc<Answer>) -> u64 {
+        let (mut cache, begun) = (Cache::default(), Instant::now());
+        cache.put(question("a."), answer, begun);
+        let holds = |seconds: &u64| cache.get(&question("a."), begun + Duration::from_secs(*seconds)).is_some();
+        (0..10_000).take_while(holds).count() as u64
+    }
+
+    #[test]
+    fn an_answer_holds_as_long_as_its_records_say_within_bounds() {
+        let mut unsure = no(9, 9);
+        unsure.sure = false;
+        let failure = Answer::failure(&Name::root());
+        let table = [
+            ("the shortest of its records", yes("a.", 7), 7),
+            ("not at all", yes("a.", 0), 0),
+            ("at most", yes("a.", 1_000_000), MAX_TTL.as_secs()),
+            ("a no, by the record of its zone", Arc::new(no(9, 600)), 9),
+            ("or that zone's minimum", Arc::new(no(600, 8)), 8),
+            ("a no at most", Arc::new(no(600, 600)), MAX_NEGATIVE_TTL.as_secs()),
+            ("a no while one server is silent", Arc::new(unsure), 0),
+            ("a failure", Arc::new(failure), 0),
+        ];
+        for (what, answer, expected) in table {
+            assert_eq!(seconds(answer), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn the_asker_is_told_what_time_is_left() {
+        let (mut cache, begun) = (Cache::default(), Instant::now());
+        cache.put(question("a."), yes("a.", 60), begun);
+        let (answer, age) = cache.get(&question("A."), begun + Duration::from_secs(40)).unwrap();
+        let left: Vec<u32> = answer.reply(&request("A."), age).answers.iter().map(|record| record.ttl).collect();
+        assert_eq!(left, [25, 20]);
+    }
+
+    #[test]
+    fn it_is_bounded_and_keeps_the_newest() {
+        let (mut cache, now) = (Cache::default(), Instant::now());
+        let name = |n: usize| format!("n{n}.");
+        for n in 0..3 * MAX_CACHED {
+            cache.put(question(&name(n)), yes(&name(n), 60), now);
+            assert!(cache.len() <= MAX_CACHED);
+        }
+        let kept = (0..3 * MAX_CACHED).filter(|n| cache.get(&question(&name(*n)), now).is_some());
+        assert!(kept.eq(2 * MAX_CACHED..3 * MAX_CACHED));
+    }
+}
