@@ -3,7 +3,7 @@
 use crate::{
     exchange::exchange,
     lock,
-    table::{Table, View},
+    table::{Server, Table, View},
     wire::{self, Answer, Incoming, MAX_UDP_MESSAGE, Question, Verdict},
 };
 use futures::{
@@ -52,8 +52,8 @@ pub struct Status {
     pub listen: SocketAddr,
     /// Configurations by owner.
     pub configs: BTreeMap<String, Vec<DnsConfig>>,
-    /// The servers that questions go to.
-    pub servers: Vec<SocketAddr>,
+    /// The servers that questions go to, each with the number of questions that it left without a reply in a row.
+    pub servers: Vec<(SocketAddr, u32)>,
     /// The search domains that are tried, in order.
     pub search_domains: Vec<String>,
     /// Entries of the configurations that are not used: malformed, ourselves, or over a bound.
@@ -228,34 +228,39 @@ impl Engine {
 
     /// The best answer of all servers about one name.
     async fn servers(&self, view: &View, question: Question, deadline: Instant) -> Answer {
-        let mut asked: FuturesUnordered<_> = view.servers.iter().map(|server| self.ask(*server, &question)).collect();
+        let question = &question;
+        let ask = |server| async move { (server, self.ask(server, question).await) };
+        let mut asked: FuturesUnordered<_> = view.servers.iter().map(ask).collect();
+        let mut awaited = awaited(&view.servers);
         let (mut best, mut until) = (Best::default(), deadline);
-        loop {
-            match timeout_at(until, asked.next()).await {
-                Ok(Some(answer)) if answer.verdict() == Verdict::Found => return answer,
-                Ok(Some(answer)) => {
-                    if answer.verdict() != Verdict::Failed {
-                        until = until.min(Instant::now() + GRACE);
-                    }
-                    best.add(answer);
-                }
-                Ok(None) => return best.answer(&question.name),
-                Err(_) => {
-                    best.add(Answer::failure(&question.name));
-                    return best.answer(&question.name);
-                }
+        while !awaited.is_empty() {
+            let Ok(Some((server, answer))) = timeout_at(until, asked.next()).await else { break };
+            match answer.verdict() {
+                Verdict::Found => return answer,
+                Verdict::Failed => {}
+                Verdict::NoName | Verdict::NoRecord => until = until.min(Instant::now() + GRACE),
             }
+            awaited.retain(|one| *one != server);
+            best.add(answer);
         }
+        if !asked.is_empty() {
+            best.add(Answer::failure(&question.name));
+        }
+        best.answer(&question.name)
     }
 
-    async fn ask(&self, server: SocketAddr, question: &Question) -> Answer {
+    async fn ask(&self, server: &Server, question: &Question) -> Answer {
         let Ok(_socket) = self.sockets.acquire().await else { return Answer::failure(&question.name) };
-        let asked = Asked::new(self, question);
-        match exchange(server, asked.mark.0, question).await {
-            Ok(reply) => Answer::from_reply(&question.name, reply),
+        let mut asked = Asked::new(self, server, question);
+        match exchange(server.address, asked.mark.0, question).await {
+            Ok(reply) => {
+                asked.has_reply = true;
+                server.has_replied();
+                Answer::from_reply(&question.name, reply)
+            }
             Err(error) => {
                 count(&self.counters.server_failures);
-                tracing::debug!(%server, name = %question.name, %error, "no DNS reply");
+                tracing::debug!(server = %server.address, name = %question.name, %error, "no DNS reply");
                 Answer::failure(&question.name)
             }
         }
@@ -266,7 +271,7 @@ impl Engine {
         Status {
             listen: self.listen,
             configs: self.table.owners(),
-            servers: view.servers.clone(),
+            servers: view.servers.iter().map(|server| (server.address, server.unanswered())).collect(),
             search_domains: view.search.iter().map(Name::to_ascii).collect(),
             ignored: view.ignored.clone(),
             cached: lock(&view.cache).len(),
@@ -279,6 +284,12 @@ impl Engine {
             server_failures: now(&self.counters.server_failures),
         }
     }
+}
+
+/// The servers that must have answered before "no" is believed: all that usually answer, or all.
+fn awaited(servers: &[Server]) -> Vec<&Server> {
+    let usual: Vec<&Server> = servers.iter().filter(|server| server.is_awaited()).collect();
+    if usual.is_empty() { servers.iter().collect() } else { usual }
 }
 
 /// The best of several answers that found nothing.
@@ -318,23 +329,60 @@ impl Drop for Landing {
     }
 }
 
-/// A question under way is recognised when it comes back to us.
+/// A question under way to one server: recognised when it comes back to us, and noticed when nothing came of it.
 struct Asked<'a> {
     engine: &'a Engine,
+    server: &'a Server,
     mark: Mark,
+    since: Instant,
+    has_reply: bool,
 }
 
 impl<'a> Asked<'a> {
     /// A fresh id: nobody can guess it, and so nobody can forge the reply.
-    fn new(engine: &'a Engine, question: &Question) -> Asked<'a> {
+    fn new(engine: &'a Engine, server: &'a Server, question: &Question) -> Asked<'a> {
         let mark = (rand::random(), question.name.clone(), question.kind);
         lock(&engine.asked).insert(mark.clone());
-        Asked { engine, mark }
+        Asked { engine, server, mark, since: Instant::now(), has_reply: false }
     }
 }
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
         lock(&self.engine.asked).remove(&self.mark);
+        if !self.has_reply && self.since.elapsed() >= GRACE {
+            self.server.was_silent();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_proto::op::{MessageType, OpCode, Query};
+    use tokio::net::UdpSocket;
+
+    /// Who asked has left: nothing of the question stays, on the list or in the air.
+    #[tokio::test]
+    async fn a_search_ends_with_the_last_who_waits_for_it() {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let engine = Arc::new(Engine::new("127.0.0.1:53".parse().unwrap()));
+        let config = DnsConfig { dns_server_ips: vec![silent.local_addr().unwrap().to_string()], ..DnsConfig::default() };
+        engine.table.set("c", &[config]).unwrap();
+        let mut request = Message::new(1, MessageType::Query, OpCode::Query);
+        request.metadata.recursion_desired = true;
+        request.add_query(Query::query(Name::from_ascii("a.b.").unwrap(), RecordType::A));
+        let bytes = request.to_vec().unwrap();
+        let (first, second) = (engine.answer(&bytes, Carrier::Udp), engine.answer(&bytes, Carrier::Udp));
+        let mut both = Box::pin(futures::future::join(first, second));
+        let mut buffer = [0; 512];
+        tokio::select! {
+            _ = &mut both => panic!("nobody answers"),
+            length = silent.recv(&mut buffer) => assert!(length.unwrap() > 0),
+        }
+        let held = || (lock(&engine.flights).len(), lock(&engine.asked).len(), MAX_SOCKETS - engine.sockets.available_permits());
+        assert_eq!(held(), (1, 1, 1), "two who ask the same wait for one search");
+        drop(both);
+        assert_eq!((held(), Arc::strong_count(&engine)), ((0, 0, 0), 1));
     }
 }

@@ -8,7 +8,10 @@ use nsm_api::{DnsConfig, Error, Kind, Result};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
 };
 
 /// Most connections with configurations.
@@ -20,10 +23,53 @@ pub const MAX_SEARCH_DOMAINS: usize = 16;
 /// Where a server listens that names no port.
 const PORT: u16 = 53;
 
+/// A server that has left this many questions without a reply is no longer waited for when the others have answered.
+const MAX_UNANSWERED: u32 = 3;
+/// Of so many questions to such a server one waits, to notice that it is back.
+const PROBE: u32 = 16;
+
+/// A server and how it has behaved since the table changed.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    unanswered: AtomicU32,
+    passed_over: AtomicU32,
+}
+
+impl Server {
+    fn new(address: SocketAddr) -> Server {
+        Server { address, unanswered: AtomicU32::new(0), passed_over: AtomicU32::new(0) }
+    }
+
+    /// Whether the next question should wait for it.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.unanswered() < MAX_UNANSWERED || self.passed_over.fetch_add(1, Relaxed) % PROBE == PROBE - 1
+    }
+
+    /// Questions since its last reply that waited for it in vain.
+    pub(crate) fn unanswered(&self) -> u32 {
+        self.unanswered.load(Relaxed)
+    }
+
+    pub(crate) fn has_replied(&self) {
+        self.unanswered.store(0, Relaxed);
+    }
+
+    pub(crate) fn was_silent(&self) {
+        self.unanswered.fetch_add(1, Relaxed);
+    }
+}
+
+impl PartialEq for Server {
+    fn eq(&self, other: &Server) -> bool {
+        self.address == other.address
+    }
+}
+
 /// What a question is asked with.
 #[derive(Debug, Default)]
 pub(crate) struct View {
-    pub(crate) servers: Vec<SocketAddr>,
+    pub(crate) servers: Vec<Server>,
     pub(crate) search: Vec<Name>,
     /// Entries that are not used: malformed, our own address, or too many.
     pub(crate) ignored: Vec<String>,
@@ -35,8 +81,8 @@ impl View {
         let mut view = View::default();
         for config in configs {
             for text in &config.dns_server_ips {
-                let server = server(text).filter(|server| *server != listen);
-                add(&mut view.servers, server, MAX_SERVERS).unwrap_or_else(|()| view.ignored.push(text.clone()));
+                let server = server(text).filter(|address| *address != listen);
+                add(&mut view.servers, server.map(Server::new), MAX_SERVERS).unwrap_or_else(|()| view.ignored.push(text.clone()));
             }
             for text in &config.search_domains {
                 add(&mut view.search, domain(text), MAX_SEARCH_DOMAINS).unwrap_or_else(|()| view.ignored.push(text.clone()));
@@ -48,8 +94,10 @@ impl View {
     /// The names to try for `name`: those of a group at once, the first that exists in their order; then the next
     /// group. A name with dots is most likely whole; one without most likely not.
     pub(crate) fn candidates(&self, name: &Name) -> [Vec<Name>; 2] {
+        // The root and names of addresses are whole, and so is what is in a domain already.
+        let is_whole = name.is_root() || name.iter().next_back() == Some(b"arpa");
         let below = |domain: &Name| name.clone().append_domain(domain).ok();
-        let found = self.search.iter().filter(|domain| !name.is_root() && !domain.zone_of(name)).filter_map(below).collect();
+        let found = self.search.iter().filter(|domain| !is_whole && !domain.zone_of(name)).filter_map(below).collect();
         if name.num_labels() == 1 { [found, vec![name.clone()]] } else { [vec![name.clone()], found] }
     }
 }
@@ -134,7 +182,7 @@ mod tests {
     fn servers_are_addresses_with_or_without_a_port_and_never_ourselves() {
         let made =
             view(&["10.0.0.1", "10.0.0.1:53", "10.0.0.1:54", "fd00::1", "[fd00::1]:55", "127.0.0.1", "0.0.0.0", "x", "", "ff02::1"], &[]);
-        let texts: Vec<String> = made.servers.iter().map(SocketAddr::to_string).collect();
+        let texts: Vec<String> = made.servers.iter().map(|server| server.address.to_string()).collect();
         assert_eq!(texts, ["10.0.0.1:53", "10.0.0.1:54", "[fd00::1]:53", "[fd00::1]:55"]);
         assert_eq!(made.ignored, ["127.0.0.1", "0.0.0.0", "x", "", "ff02::1"]);
     }
@@ -159,6 +207,7 @@ mod tests {
         assert_eq!(names("redis."), [vec!["redis.my.coredns.service.", "redis.b."], vec!["redis."]]);
         assert_eq!(names("a.b."), [vec!["a.b."], vec!["a.b.my.coredns.service."]], "a name below a domain gets it no second time");
         assert_eq!(names("."), [vec!["."], vec![]]);
+        assert_eq!(names("1.0.0.10.in-addr.arpa."), [vec!["1.0.0.10.in-addr.arpa."], vec![]]);
         let long = format!("{0}.{0}.{0}.{1}.", "x".repeat(63), "y".repeat(55));
         assert_eq!(names(&long), [vec![long.clone()], vec![format!("{long}b.")]], "what would be too long for DNS is not tried");
     }

@@ -13,7 +13,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -68,6 +68,33 @@ async fn a_no_waits_for_the_others_for_a_while_and_is_not_remembered_while_one_i
     assert_eq!(response, ResponseCode::NXDomain);
     assert!((GRACE..GRACE + SLACK).contains(&time), "{time:?}");
     assert_eq!(resolver.status().cached, 0);
+}
+
+/// A server of a dead endpoint must not slow down all that is looked up elsewhere; and it is heard when it is back.
+#[tokio::test]
+async fn a_server_that_stays_silent_is_not_waited_for_until_it_is_back() {
+    let is_back = Arc::new(AtomicBool::new(false));
+    let answers = is_back.clone();
+    let other = Fake::start(move |asked, _| answers.load(Relaxed).then(|| fake::zone(asked, &[]))).await;
+    let good = Fake::zone(&[]).await;
+    let resolver = start().await;
+    resolver.set("c", &[other.config(&[]), good.config(&[])]).unwrap();
+    for n in 0..3 {
+        let (_, time) = timed(&resolver, &format!("n{n}.b.")).await;
+        assert!(time >= GRACE, "{n}: {time:?}");
+    }
+    assert_eq!(resolver.status().servers, [(other.address, 3), (good.address, 0)]);
+    let (response, time) = timed(&resolver, "a.b.").await;
+    assert!(response == ResponseCode::NXDomain && time < SLACK, "{response} after {time:?}");
+    assert_eq!(resolver.status().cached, 0, "what one server did not say is not remembered");
+    is_back.store(true, Relaxed);
+    for n in 0.. {
+        timed(&resolver, &format!("again{n}.b.")).await;
+        if resolver.status().servers[0].1 == 0 {
+            break;
+        }
+        assert!(n < 20, "never heard again");
+    }
 }
 
 #[tokio::test]
