@@ -3,13 +3,14 @@
 use super::{
     authorize,
     liveness::Echoes,
+    names,
     process::{CONNECT_TO, Common, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
     registration::own_netns,
 };
 use crate::{
     context::Context,
     nsurl::ServiceUrl,
-    settings::{Opt, Settings, Shape},
+    settings::{self, Opt, Settings, Shape},
 };
 use futures::future::{join_all, select_all};
 use nsm_api::*;
@@ -19,10 +20,15 @@ use nsm_hop::{
     kernel::{IfName, Netns},
     mechanism::{own_kernel, service_interface_name},
     onward::Fixed,
-    reserve::Environment,
-    role::{Liveness, NoWires, Role, Standing, Timing},
+    reserve::{Environment, Siblings},
+    role::{Liveness, NoWires, Reserve, Role, Standing, Timing},
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -45,9 +51,21 @@ pub const OPTIONS: &[Opt] = &[
     ),
     Opt::accepted("labels", "NSM_LABELS"),
     Opt::accepted("mechanism", "NSM_MECHANISM"),
-    Opt::accepted("awareness-groups", "NSM_AWARENESS_GROUPS"),
-    Opt::accepted("local-dns-server-enabled", "NSM_LOCAL_DNS_SERVER_ENABLED"),
-    Opt::accepted("local-dns-server-address", "NSM_LOCAL_DNS_SERVER_ADDRESS"),
+    Opt::new(
+        "awareness-groups",
+        "NSM_AWARENESS_GROUPS",
+        "",
+        Shape::Text,
+        "[URL,URL],[URL,URL]: services of one group may have the same addresses",
+    ),
+    Opt::new(
+        "local-dns-server-enabled",
+        "NSM_LOCAL_DNS_SERVER_ENABLED",
+        "auto",
+        Shape::Text,
+        "true, false or auto: resolve names by the servers that services bring, by way of /etc/resolv.conf; auto: where that file is a mount of its own, as in a container",
+    ),
+    Opt::new("local-dns-server-address", "NSM_LOCAL_DNS_SERVER_ADDRESS", "127.0.0.1:53", Shape::Text, "Where that resolver listens"),
     Opt::new(
         "liveness-check-enabled",
         "NSM_LIVENESS_CHECK_ENABLED",
@@ -78,6 +96,12 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let urls: Vec<ServiceUrl> = settings.list("network-services");
     let payload: Payload = settings.text::<String>("payload").as_str().into();
     let looks = settings.boolean("liveness-check-enabled");
+    let groups: Vec<Vec<ServiceUrl>> = settings.groups("awareness-groups");
+    let dns = settings.read("local-dns-server-enabled", |text| match text {
+        "auto" => Ok(names::has_own_resolv_conf()),
+        other => settings::boolean(other),
+    });
+    let dns_address: SocketAddr = settings.text("local-dns-server-address");
     let (interval, silence) = (settings.duration("liveness-check-interval"), settings.duration("liveness-check-timeout"));
     if urls.is_empty() {
         settings.mistake("--network-services names no service");
@@ -96,21 +120,38 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
         former = adoption::former(at.as_ref(), &name) => former,
         () = context.shutdown.started() => BTreeMap::new(),
     };
-    let mut hop = hop(name, &process, manager, timeout, &context)?;
+    let mut reserve: Vec<Box<dyn Reserve>> =
+        vec![Box::new(Environment(context.labels.clone())), Box::new(Siblings::new(aware(&groups, &urls, &requests)))];
+    let (names, serving) = dns.then(|| names::serve(dns_address, context.shutdown.clone())).unzip();
+    reserve.extend(names.map(|names| Box::new(names) as Box<dyn Reserve>));
+    let mut hop = hop(name, &process, (manager, reserve), timeout)?;
     if let Some(liveness) = &liveness {
         hop = hop.with_liveness(liveness.clone());
     }
     let client = Client { hop, context, timeout, liveness, former };
-    client.keep(requests, stay).await
+    let ended = client.keep(requests, stay).await;
+    if let Some(serving) = serving.filter(|_| stay) {
+        client.context.shutdown.start(); // also when there is nothing (more) to keep
+        let _ = serving.await; // resolv.conf is as it was
+    }
+    ended
 }
 
-fn hop(name: HopName, process: &Process, manager: Target, timeout: Duration, context: &Context) -> Result<Hop> {
+/// The connections of each awareness group.
+fn aware(groups: &[Vec<ServiceUrl>], urls: &[ServiceUrl], requests: &[Request]) -> Vec<BTreeSet<ConnectionId>> {
+    let ids = |group: &Vec<ServiceUrl>| {
+        urls.iter().zip(requests).filter(|(url, _)| group.contains(url)).map(|(_, request)| request.connection.id.clone()).collect()
+    };
+    groups.iter().map(ids).collect()
+}
+
+fn hop(name: HopName, process: &Process, (manager, reserve): (Target, Vec<Box<dyn Reserve>>), timeout: Duration) -> Result<Hop> {
     Ok(Hop::new(Role {
         name,
         standing: Standing::Origin,
         issuer: process.issuer.clone(),
         admit: authorize::client(&process.issuer),
-        reserve: vec![Box::new(Environment(context.labels.clone()))],
+        reserve,
         onward: Box::new(Fixed(manager)),
         dial: process.dial(),
         wiring: Box::new(NoWires),

@@ -1,7 +1,7 @@
 //! `nsm forwarder`: makes the wires of one node. Chooses the endpoint, joins client and endpoint in the kernel.
 
 use super::{
-    authorize,
+    authorize, guard,
     identity::socket_path,
     process::{self, CONNECT_TO, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, STATE_DIR, WORKLOAD_API},
     registration::{Registration, own_socket},
@@ -47,7 +47,7 @@ pub const OPTIONS: &[Opt] = &[
     ),
     TUNNEL_IP,
     VXLAN_PORT,
-    Opt::accepted("registry-client-policies", "NSM_REGISTRY_CLIENT_POLICIES"),
+    guard::CLIENT_POLICIES,
     Opt::accepted("prometheus-listen-on", "NSM_PROMETHEUS_LISTEN_ON"),
     Opt::accepted("prometheus-ca-file", "NSM_PROMETHEUS_CA_FILE"),
     Opt::accepted("prometheus-key-file", "NSM_PROMETHEUS_KEY_FILE"),
@@ -93,10 +93,11 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let (name, labels, service): (HopName, Labels, ServiceName) = (settings.text("name"), settings.map("labels"), settings.text("ns-name"));
     let (manager, listen): (Target, Target) = (settings.text("connect-to"), settings.text("listen-on"));
     let tunnel = Tunnel::read(&mut settings);
+    let policies = guard::client_policies(&mut settings);
     settings.finish()?;
 
     let process = Process::start(&common, &context).await?;
-    let registry = process.dialer.registry(&manager);
+    let registry = guard::client(process.dialer.registry(&manager), policies);
     let hop = hop(name.clone(), &process, process.dial(), registry.clone(), tunnel).await?;
     let served = process.serve(vec![listen.clone()], Some(Arc::new(hop)), None, &context).await?;
 
@@ -165,7 +166,7 @@ pub(super) async fn hop(
         reserve: vec![Box::new(negotiate), Box::new(UnknownMtu(DEFAULT_MTU))],
         onward: Box::new(Endpoints { registry, offers, turns: RoundRobin::default(), issuer: process.issuer.clone() }),
         dial,
-        wiring: Box::new(ForwarderWiring),
+        wiring: Box::new(ForwarderWiring { keys: None }),
         kernel: Arc::new(kernel),
         generation: process.generation,
         timing: Timing::default(),

@@ -46,7 +46,9 @@ mod yaml;
 
 pub use args::with_options;
 pub use duration::GoDuration;
+pub(crate) use values::boolean;
 pub use table::{COMMON, Effect, Opt, Place, Shape};
+pub(crate) use values::boolean;
 
 use clap::ArgMatches;
 use ipnet::IpNet;
@@ -165,7 +167,7 @@ impl Settings {
     }
     /// Go's boolean.
     pub fn boolean(&mut self, flag: &str) -> bool {
-        self.read(flag, values::boolean)
+        self.read(flag, boolean)
     }
     /// Go's duration, zero or longer.
     pub fn duration(&mut self, flag: &str) -> Duration {
