@@ -64,6 +64,18 @@ impl HopIds {
         aws_lc_rs::constant_time::verify_slices_are_equal(&self.owner(bringer, &origin), owner).is_ok()
     }
 
+    /// A secret for `purpose` of the connection `id`, always the same for both; it tells nothing about any other.
+    pub fn secret(&self, purpose: &str, id: &ConnectionId) -> [u8; 32] {
+        let mut mac = hmac::Context::with_key(&self.0);
+        for part in [b"secret".as_slice(), purpose.as_bytes(), id.as_str().as_bytes()] {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        let mut secret = [0; 32];
+        secret.copy_from_slice(mac.sign().as_ref());
+        secret
+    }
+
     fn owner(&self, bringer: [u8; HALF], origin: &Place<'_>) -> [u8; HALF] {
         let mut owner = self.half(b"origin", &bringer, origin);
         owner[0] = owner[0] & 0x3f | VARIANT;
