@@ -10,10 +10,10 @@ use crate::{
 use buffa_types::google::protobuf::Empty;
 use futures::{StreamExt, stream::BoxStream};
 use nsm_api::{
-    Connection, NetworkServiceApi, Request, Result, Selector,
+    Connection, Error, NetworkServiceApi, Request, Result, Selector,
     proto::{connection as pc, networkservice as pn},
 };
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 use tonic::{Response, Status};
 
 #[derive(Clone)]
@@ -74,6 +74,9 @@ impl Network {
         let events = call.within(self.api.monitor(Selector::try_from(message)?, call.caller())).await?;
         let drain = self.drain.clone();
         let closing = async move { drain.closing().await };
+        // A body that is dropped unfinished becomes a reset with CANCEL, and whoever gets that does not heal.
+        let whole = AssertUnwindSafe(events).catch_unwind();
+        let events = whole.map(|event| event.unwrap_or_else(|_| Err(Error::internal("monitor", "its stream panicked"))));
         Ok(events.map(|event| event.map(Into::into).map_err(to_status)).take_until(closing).boxed())
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod calls;
+mod endings;
 mod files;
 mod lifecycle;
 mod registry;

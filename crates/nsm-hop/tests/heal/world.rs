@@ -416,7 +416,9 @@ impl NetworkServiceApi for Line {
 /// `events` until `ended` says how they end.
 fn ending(events: Events, ended: impl Future<Output = Ending> + Send + 'static) -> Events {
     let (told, mut tells) = watch::channel(Ending::Never);
-    let until = async move { drop(told.send(ended.await)) };
+    let until = async move {
+        let _ = told.send(ended.await);
+    };
     let last = async move {
         let ending = *tells.borrow_and_update();
         let error = |reason: &str| Some(Err(Error::new(Kind::Unavailable, "a stream", reason, "open it again")));
