@@ -6,8 +6,12 @@
 //! and Close. The caller awaits an answer; the task owns the work, so a caller may vanish at any time.
 
 mod news;
+mod owed;
+mod refusal;
 
 pub use news::LOOK_PAUSE;
+pub use owed::{MAX_OWED, OWED_LIFE};
+pub(crate) use refusal::not_yours;
 
 use crate::{
     diff::diff,
@@ -20,21 +24,19 @@ use crate::{
 use futures::future::OptionFuture;
 use news::Trouble;
 use nsm_api::*;
-use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
+use owed::{Owed, repay};
+use refusal::{combined, within};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until},
 };
 use tracing::{debug, info, warn};
 
 /// Next hops tried within one Request.
 pub const MAX_CANDIDATES: usize = 16;
-/// Closes that a connection may still owe to next hops that did not answer.
-pub const MAX_OWED: usize = 16;
 /// Answers of which one may have been the last to reach a previous hop.
 pub const MAX_GIVEN: usize = 4;
-/// How long a next hop is asked to Close before its own expiry is left to do it, when no token says.
-pub const OWED_LIFE: Duration = Duration::from_secs(600);
 
 /// The part of a Close's time that the hops behind get.
 const CLOSE_SHARE: f64 = 0.8;
@@ -91,12 +93,6 @@ struct Plan {
     expires: Option<Instant>,
     /// Asks again then, at an origin.
     refresh: Option<Instant>,
-}
-
-/// A Close that somebody still has to hear.
-struct Owed {
-    sent: Sent,
-    until: Instant,
 }
 
 pub(crate) struct Conn {
@@ -407,15 +403,6 @@ impl Conn {
         wire(&self.role, &self.owner, &mut self.touched, desired).await
     }
 
-    fn owe(&mut self, sent: Sent) {
-        self.owed.retain(|owed| owed.sent.candidate.target != sent.candidate.target);
-        if self.owed.len() == MAX_OWED {
-            self.owed.remove(0); // its own expiry will end it
-        }
-        let life = path::life(&sent.connection.path, self.role.issuer.now()).unwrap_or(OWED_LIFE);
-        self.owed.push(Owed { sent, until: Instant::now() + life.max(self.role.timing.close_timeout) });
-    }
-
     /// Tells next hops to Close. True when nobody is left who has not heard it.
     async fn repay(&mut self, patience: Duration) -> bool {
         repay(&self.role, &mut self.owed, patience).await
@@ -590,25 +577,6 @@ async fn wire(role: &Role, owner: &Owner, touched: &mut Wires, desired: &Wires) 
     Ok(())
 }
 
-/// Each of `owed` is told to Close, and stays while it has not heard it and its own expiry does not end it.
-async fn repay(role: &Role, owed: &mut Vec<Owed>, patience: Duration) -> bool {
-    for debt in std::mem::take(owed) {
-        let now = Instant::now();
-        let target = &debt.sent.candidate.target;
-        let api = role.dial.dial(target, &debt.sent.candidate.socket);
-        let close = api.close(debt.sent.connection.clone(), debt.sent.files.clone(), Caller::within(patience));
-        match within(now + patience, &target.to_string(), close).await {
-            Ok(()) => {}
-            Err(error) if error.retryable() && debt.until > now => {
-                debug!(%error, "close not heard yet");
-                owed.push(debt);
-            }
-            Err(error) => warn!(%error, "close given up; the next hop's own expiry ends it"),
-        }
-    }
-    owed.is_empty()
-}
-
 /// What the caller hears of a plan: its own index, its own id, the mechanism of its stretch.
 fn answer(plan: &Plan) -> Answer {
     let mut connection = plan.connection.clone();
@@ -621,48 +589,10 @@ fn answer(plan: &Plan) -> Answer {
     Answer { connection, files, certificate: None }
 }
 
-/// The refusal of a connection that another process has asked for.
-pub(crate) fn not_yours(id: &ConnectionId) -> Error {
-    let reason = "belongs to another process, and the caller does not show that it took its place";
-    Error::new(
-        Kind::Denied,
-        format!("connection {:?}", id.as_str()),
-        reason,
-        "send the path of the last answer, or ask for a connection of your own",
-    )
-}
-
-/// Bounds one call to the outside by the Request's deadline.
-async fn within<T>(deadline: Instant, what: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout_at(deadline, call).await.unwrap_or_else(|_| {
-        let fix = "check that it runs and can be reached, or allow more time with --request-timeout";
-        Err(Error::new(Kind::Timeout, what, "did not answer before the Request's deadline", fix))
-    })
-}
-
-/// One error for all candidates: the only one as it is, several as a sentence with each cause once.
-fn combined(connection: &Connection, mut failures: Vec<Error>) -> Error {
-    match failures.len() {
-        0 => Error::new(
-            Kind::NotFound,
-            format!("network service {:?}", connection.network_service.as_str()),
-            "nobody can carry it on",
-            "start a forwarder and an endpoint of the service",
-        ),
-        1 => failures.remove(0),
-        count => {
-            let mut causes: Vec<String> = failures.iter().map(ToString::to_string).collect();
-            causes.dedup();
-            let kind = failures.iter().find(|error| error.retryable()).unwrap_or(&failures[0]).kind;
-            let object = format!("network service {:?}", connection.network_service.as_str());
-            Error::new(kind, object, format!("all {count} candidates refused: {}", causes.join(" | ")), "mend any one of them")
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::Future;
 
     /// What one connection at rest costs; growth is to be noticed, not to creep in.
     #[test]

@@ -1,0 +1,53 @@
+//! Closes that next hops still have to hear.
+
+use super::{Conn, refusal::within};
+use crate::{
+    path,
+    role::{Role, Sent},
+};
+use nsm_api::*;
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+/// Closes that a connection may still owe to next hops that did not answer.
+pub const MAX_OWED: usize = 16;
+/// How long a next hop is asked to Close before its own expiry is left to do it, when no token says.
+pub const OWED_LIFE: Duration = Duration::from_secs(600);
+
+/// A Close that somebody still has to hear.
+pub(super) struct Owed {
+    pub(super) sent: Sent,
+    until: Instant,
+}
+
+impl Conn {
+    /// One Close for each target, the oldest given up first.
+    pub(super) fn owe(&mut self, sent: Sent) {
+        self.owed.retain(|owed| owed.sent.candidate.target != sent.candidate.target);
+        if self.owed.len() == MAX_OWED {
+            self.owed.remove(0); // its own expiry will end it
+        }
+        let life = path::life(&sent.connection.path, self.role.issuer.now()).unwrap_or(OWED_LIFE);
+        self.owed.push(Owed { sent, until: Instant::now() + life.max(self.role.timing.close_timeout) });
+    }
+}
+
+/// Each of `owed` is told to Close, and stays while it has not heard it and its own expiry does not end it.
+pub(super) async fn repay(role: &Role, owed: &mut Vec<Owed>, patience: Duration) -> bool {
+    for debt in std::mem::take(owed) {
+        let now = Instant::now();
+        let target = &debt.sent.candidate.target;
+        let api = role.dial.dial(target, &debt.sent.candidate.socket);
+        let close = api.close(debt.sent.connection.clone(), debt.sent.files.clone(), Caller::within(patience));
+        match within(now + patience, &target.to_string(), close).await {
+            Ok(()) => {}
+            Err(error) if error.retryable() && debt.until > now => {
+                debug!(%error, "close not heard yet");
+                owed.push(debt);
+            }
+            Err(error) => warn!(%error, "close given up; the next hop's own expiry ends it"),
+        }
+    }
+    owed.is_empty()
+}
