@@ -25,6 +25,7 @@ mod preface;
 mod registry_path;
 mod rpc;
 mod serve;
+mod share;
 mod shown;
 mod socket;
 mod status;

@@ -14,6 +14,12 @@ pub const MAX_CONNECTIONS: usize = 1024;
 pub const MAX_POOLED_TARGETS: usize = 1024;
 /// Calls that work at once for one `serve`, counting those whose callers have left.
 pub const MAX_CALLS_AT_WORK: usize = 4096;
+/// Of those connections, what one identity may have.
+pub const MAX_CONNECTIONS_PER_IDENTITY: usize = 256;
+/// Of those calls, what one identity may have.
+pub const MAX_CALLS_PER_IDENTITY: usize = 1024;
+/// Monitor and watch streams of one identity at one `serve`. A manager has one for each of its vWires.
+pub const MAX_STREAMS_PER_IDENTITY: usize = 8192;
 /// Connections that the kernel queues before they are accepted.
 pub const LISTEN_BACKLOG: u32 = 1024;
 

@@ -8,9 +8,13 @@ use crate::{
     dial::Resolver,
     drain::{Drain, drain},
     handlers,
-    limits::{ACCEPT_PAUSE, CONNECTION_WINDOW_BYTES, MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_STREAMS_PER_CONNECTION, STREAM_WINDOW_BYTES},
+    limits::{
+        ACCEPT_PAUSE, CONNECTION_WINDOW_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_IDENTITY, MAX_HEADER_BYTES, MAX_STREAMS_PER_CONNECTION,
+        STREAM_WINDOW_BYTES,
+    },
     listen::Listener,
     preface::Prefaced,
+    share::Shares,
     socket::Socket,
     tls,
 };
@@ -69,7 +73,7 @@ async fn run(listeners: Vec<Listener>, options: ServeOptions, shutdown: impl Fut
     let (drainer, drain) = drain();
     let routes = handlers::routes(options.network, options.registry, (&options.source, options.max_token_life), &drain);
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let server = Arc::new(Server { source: options.source, routes, room, drain });
+    let server = Arc::new(Server { source: options.source, routes, room, shares: Shares::new(MAX_CONNECTIONS_PER_IDENTITY), drain });
     let mut accepting = JoinSet::new();
     for listener in listeners {
         accepting.spawn(server.clone().accept_all(listener));
@@ -84,6 +88,7 @@ struct Server {
     source: Source,
     routes: Routes,
     room: Arc<Semaphore>,
+    shares: Arc<Shares>,
     drain: Drain,
 }
 
@@ -116,6 +121,9 @@ impl Server {
             Err(error) => return tracing::debug!(%error, "refused a connection"),
         };
         let peer = link.peer.id.clone();
+        let Some(_share) = self.shares.take(&peer) else {
+            return tracing::warn!(%peer, "refused a connection: it has {MAX_CONNECTIONS_PER_IDENTITY} already");
+        };
         let service = service_fn(|mut request: http::Request<Incoming>| {
             request.extensions_mut().insert(link.clone());
             self.routes.clone().call(request)

@@ -32,7 +32,7 @@ impl Dir {
     }
     fn nsm(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nsm"));
-        command.args(args).env_clear().env("SPIFFE_ENDPOINT_SOCKET", self.url("id.sock"));
+        command.args(args).env_clear().env("SPIFFE_ENDPOINT_SOCKET", self.url("id.sock")).env("XDG_STATE_HOME", &self.0);
         command
     }
     fn tool(&self, args: &[&str]) -> Command {

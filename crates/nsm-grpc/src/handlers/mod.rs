@@ -9,7 +9,7 @@ mod registry;
 
 use crate::{
     drain::Drain,
-    limits::{FD_WAIT, MAX_CALLS_AT_WORK, MAX_MESSAGE_BYTES},
+    limits::{FD_WAIT, MAX_MESSAGE_BYTES},
     metadata,
     rpc::{
         endpoint_registry::network_service_endpoint_registry_server as endpoint_registry, health_service::health_server as health_service,
@@ -120,7 +120,7 @@ impl Call {
 
     /// Runs `work` to its end, whether or not the caller stays to hear of it.
     async fn finish<T: Send + 'static>(&self, drain: &Drain, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        let permit = drain.permit().ok_or_else(too_busy)?;
+        let permit = drain.permit(&self.link.peer.id)?;
         let work = async move {
             let result = work.await;
             drop(permit);
@@ -146,11 +146,6 @@ impl Call {
 fn missing(key: InodeKey) -> Error {
     let reason = format!("a message names it, but it did not arrive within {FD_WAIT:?}");
     Error::new(Kind::NotFound, format!("descriptor {key}"), reason, "send the open file on the unix socket that carries the message")
-}
-
-fn too_busy() -> Error {
-    let reason = format!("{MAX_CALLS_AT_WORK} calls are at work already");
-    Error::new(Kind::Exhausted, "this process", reason, "ask again later")
 }
 
 fn too_late() -> Error {

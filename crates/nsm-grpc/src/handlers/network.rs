@@ -10,7 +10,7 @@ use crate::{
 use buffa_types::google::protobuf::Empty;
 use futures::{StreamExt, stream::BoxStream};
 use nsm_api::{
-    Connection, Error, NetworkServiceApi, Request, Result, Selector,
+    Connection, ConnectionEvent, Error, NetworkServiceApi, Request, Result, Selector,
     proto::{connection as pc, networkservice as pn},
 };
 use std::{panic::AssertUnwindSafe, sync::Arc};
@@ -71,12 +71,17 @@ impl Network {
         request: tonic::Request<pc::MonitorScopeSelector>,
     ) -> Result<BoxStream<'static, Result<pc::ConnectionEvent, Status>>> {
         let (message, call) = Call::read(request)?;
+        let share = self.drain.stream(&call.link.peer.id)?;
         let events = call.within(self.api.monitor(Selector::try_from(message)?, call.caller())).await?;
         let drain = self.drain.clone();
         let closing = async move { drain.closing().await };
         // A body that is dropped unfinished becomes a reset with CANCEL, and whoever gets that does not heal.
         let whole = AssertUnwindSafe(events).catch_unwind();
         let events = whole.map(|event| event.unwrap_or_else(|_| Err(Error::internal("monitor", "its stream panicked"))));
-        Ok(events.map(|event| event.map(Into::into).map_err(to_status)).take_until(closing).boxed())
+        let message = move |event: Result<ConnectionEvent>| {
+            let _held = &share;
+            event.map(Into::into).map_err(to_status)
+        };
+        Ok(events.map(message).take_until(closing).boxed())
     }
 }

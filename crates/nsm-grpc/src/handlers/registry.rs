@@ -17,7 +17,7 @@ use futures::{Stream, StreamExt, stream::BoxStream};
 use http::HeaderMap;
 use nsm_api::{
     Caller, EndpointQuery, EndpointUpdate, Error, Files, InodeKey, NetworkService, NetworkServiceEndpoint, RegistryApi, Result,
-    ServiceQuery, Trail, proto::registry as pr,
+    ServiceQuery, ServiceUpdate, Trail, proto::registry as pr,
 };
 use nsm_identity::Source;
 use std::{sync::Arc, time::Duration};
@@ -98,8 +98,13 @@ impl Registry {
         let (message, call) = Call::read(request)?;
         let query = ServiceQuery::try_from(message)?;
         let watch = query.watch;
+        let share = self.drain.stream(&call.link.peer.id)?;
         let updates = call.within(self.api.find_services(query, call.caller())).await?;
-        Ok(self.until_shutdown(watch, updates.map(|update| update.map(Into::into).map_err(to_status))))
+        let send = move |update: Result<ServiceUpdate>| {
+            let _held = &share;
+            update.map(Into::into).map_err(to_status)
+        };
+        Ok(self.until_shutdown(watch, updates.map(send)))
     }
 
     async fn register_endpoint(&self, request: tonic::Request<pr::NetworkServiceEndpoint>) -> Result<Response<pr::NetworkServiceEndpoint>> {
@@ -131,8 +136,10 @@ impl Registry {
         let (message, call) = Call::read(request)?;
         let query = EndpointQuery::try_from(message)?;
         let watch = query.watch;
+        let share = self.drain.stream(&call.link.peer.id)?;
         let updates = call.within(self.api.find_endpoints(query, call.caller())).await?;
         let send = move |(update, files): (EndpointUpdate, Files)| {
+            let _held = &share;
             call.attach(InodeKey::parse(&update.endpoint.url).and_then(|key| files.get(key)))?;
             Ok(update.into())
         };

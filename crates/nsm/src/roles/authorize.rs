@@ -1,8 +1,9 @@
 //! Policies at their places in a hop: a server judges who calls it, a client judges where its call went.
 
+use futures::{StreamExt, TryStreamExt};
 use nsm_api::*;
 use nsm_hop::role::{Admit, Draft, Issuer};
-use nsm_policy::{PolicySet, Question};
+use nsm_policy::{PolicySet, Question, discretion::shown_to};
 use std::sync::Arc;
 
 /// The rules of a process that others call.
@@ -41,6 +42,29 @@ impl Admit for Client {
     fn approve(&self, answer: &Answer) -> Result<()> {
         let question = Question::client(&answer.connection.path, answer.certificate.as_deref(), self.issuer.now());
         self.policies.check(&object(&answer.connection), &question)
+    }
+}
+
+/// A hop as others see it: monitors get the tokens of their own connections only.
+///
+/// Anybody may monitor, because other implementations do so before they have any connection.
+pub struct Discreet(pub Arc<dyn NetworkServiceApi>);
+
+#[async_trait::async_trait]
+impl NetworkServiceApi for Discreet {
+    async fn request(&self, request: Request, caller: Caller) -> Result<Answer> {
+        self.0.request(request, caller).await
+    }
+    async fn close(&self, connection: Connection, files: Files, caller: Caller) -> Result<()> {
+        self.0.close(connection, files, caller).await
+    }
+    async fn monitor(&self, selector: Selector, caller: Caller) -> Result<Events> {
+        let viewer = caller.identity.clone();
+        let show = move |mut event: ConnectionEvent| {
+            event.connections = event.connections.into_iter().map(|(id, seen)| (id, shown_to(seen, viewer.as_ref()))).collect();
+            event
+        };
+        Ok(self.0.monitor(selector, caller).await?.map_ok(show).boxed())
     }
 }
 

@@ -4,7 +4,7 @@
 //! `passthrough` joins each client to the next endpoint of the same service, chosen by labels of its own.
 
 use super::{
-    authorize,
+    authorize, guard,
     process::{self, CONNECT_TO, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, STATE_DIR, WORKLOAD_API},
     registration::{Registration, own_netns, own_socket},
 };
@@ -24,6 +24,7 @@ use nsm_hop::{
     role::{NoWires, Onward, Reserve, Role, Standing, Timing, Wiring},
     wiring::SpliceWiring,
 };
+use nsm_policy::PolicySet;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tracing::warn;
 
@@ -41,7 +42,7 @@ pub const ICMP_RESPONDER: &[Opt] = &[
     LABELS,
     REGISTER_SERVICE,
     UNREGISTER,
-    POLICIES,
+    guard::CLIENT_POLICIES,
     Opt::new("cidr-prefix", "NSM_CIDR_PREFIX", "169.254.0.0/16", Shape::Prefixes, "Addresses for endpoint and clients"),
     Opt::new("route", "NSM_ROUTES", "", Shape::List, "Networks behind this endpoint, as routes for its clients"),
     Opt::new(
@@ -81,7 +82,7 @@ pub const PASSTHROUGH: &[Opt] = &[
     LABELS,
     REGISTER_SERVICE,
     UNREGISTER,
-    POLICIES,
+    guard::CLIENT_POLICIES,
     Opt::new("client-labels", "NSM_CLIENT_LABELS", "", Shape::Map, "Labels of the onward Request, instead of the client's"),
 ];
 const NAME: Opt = Opt::new("name", "NSM_NAME", "icmp-server", Shape::Text, "Name of this process in paths and in the registry");
@@ -92,7 +93,6 @@ const PAYLOAD: Opt =
 const LABELS: Opt = Opt::new("labels", "NSM_LABELS", "", Shape::Map, "Labels that it advertises for its services");
 const REGISTER_SERVICE: Opt = Opt::new("register-service", "NSM_REGISTER_SERVICE", "true", Shape::Bool, "Register the services, too");
 const UNREGISTER: Opt = Opt::accepted("unregister-itself", "NSM_UNREGISTER_ITSELF");
-const POLICIES: Opt = Opt::accepted("registry-client-policies", "NSM_REGISTRY_CLIENT_POLICIES");
 /// Longest wait for the registry to take a service.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause before the service is registered again.
@@ -171,6 +171,7 @@ struct Config {
     payload: Payload,
     labels: Labels,
     register_service: bool,
+    policies: PolicySet,
 }
 
 impl Config {
@@ -184,6 +185,7 @@ impl Config {
             payload: settings.choice("payload").into(),
             labels: settings.map("labels"),
             register_service: settings.boolean("register-service"),
+            policies: guard::client_policies(settings),
         }
     }
 
@@ -205,7 +207,7 @@ impl Config {
         let path = self.socket();
         let served = process.serve(vec![Target::Unix(path.clone())], Some(Arc::new(hop)), None, &context).await?;
 
-        let registry = process.dialer.registry(&self.manager);
+        let registry = guard::client(process.dialer.registry(&self.manager), self.policies.clone());
         if self.register_service {
             self.register_services(registry.as_ref(), &context).await?;
         }

@@ -1,7 +1,7 @@
 //! `nsm manager`: the control plane of one node. Chooses a forwarder; shows its node the registry.
 
 use super::{
-    authorize,
+    authorize, guard,
     process::{self, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, STATE_DIR, WORKLOAD_API},
     registry,
 };
@@ -17,6 +17,7 @@ use nsm_hop::{
     reserve::{Environment, Excluded},
     role::{Dial, NoWires, Role, Standing, Timing},
 };
+use nsm_policy::PolicySet;
 use nsm_registry::LocalBypass;
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
@@ -31,8 +32,8 @@ pub const OPTIONS: &[Opt] = &[
     REGISTRY_URL,
     FORWARDER_SERVICE,
     EXCLUDED_PREFIXES,
-    Opt::accepted("registry-server-policies", "NSM_REGISTRY_SERVER_POLICIES"),
-    Opt::accepted("registry-client-policies", "NSM_REGISTRY_CLIENT_POLICIES"),
+    guard::SERVER_POLICIES,
+    guard::CLIENT_POLICIES,
 ];
 const NAME: Opt = Opt::new("name", "NSM_NAME", "nmgr", Shape::Text, "Name of this process in paths");
 pub(super) const LISTEN_ON: Opt = Opt::new(
@@ -69,7 +70,8 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let process = Process::start(&common, &context).await?;
     let registry = config.registry(&process, &context)?;
     let hop = config.hop(&process, process.dial(), Arc::new(registry.clone()), &context)?;
-    let served = process.serve(config.listen_on, Some(Arc::new(hop)), Some(Arc::new(registry)), &context).await?;
+    let registry = guard::server(Arc::new(registry), config.server_policies);
+    let served = process.serve(config.listen_on, Some(Arc::new(hop)), Some(registry), &context).await?;
     context.notify.ready();
     process::ended(served).await
 }
@@ -81,6 +83,8 @@ pub(super) struct Config {
     registry_url: Option<Target>,
     excluded_prefixes: PathBuf,
     pub(super) forwarder_service: ServiceName,
+    pub(super) server_policies: PolicySet,
+    client_policies: PolicySet,
 }
 
 impl Config {
@@ -91,13 +95,15 @@ impl Config {
             registry_url: settings.optional("registry-url"),
             excluded_prefixes: settings.text("excluded-prefixes-file"),
             forwarder_service: settings.text("forwarder-network-service-name"),
+            server_policies: guard::server_policies(settings),
+            client_policies: guard::client_policies(settings),
         }
     }
 
     /// The registry as this node sees it.
     pub(super) fn registry(&self, process: &Process, context: &Context) -> Result<LocalBypass> {
         let upstream = match &self.registry_url {
-            Some(url) => process.dialer.registry(url),
+            Some(url) => guard::client(process.dialer.registry(url), self.client_policies.clone()),
             None => registry::memory(nsm_registry::DEFAULT_EXPIRE_PERIOD),
         };
         Ok(LocalBypass::new(upstream, self.own_url()?, context.labels.clone(), Arc::new(SystemTime::now)))

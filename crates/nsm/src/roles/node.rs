@@ -1,7 +1,7 @@
 //! `nsm node`: identity, registry, manager and forwarder of one node in one process, joined by direct calls.
 
 use super::{
-    forwarder, identity, manager,
+    forwarder, guard, identity, manager,
     process::{self, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, STATE_DIR, WORKLOAD_API},
     registration::Registration,
 };
@@ -23,6 +23,8 @@ pub const OPTIONS: &[Opt] = &[
     manager::LISTEN_ON,
     Opt::new("registry-url", "NSM_REGISTRY_URL", "", Shape::Target, "The registry; empty: one in this process"),
     manager::FORWARDER_SERVICE,
+    guard::SERVER_POLICIES,
+    guard::CLIENT_POLICIES,
     manager::EXCLUDED_PREFIXES,
     forwarder::TUNNEL_IP,
     forwarder::VXLAN_PORT,
@@ -79,7 +81,8 @@ async fn serve(process: Process, mut config: manager::Config, tunnel: forwarder:
     );
     endpoint.network_service_labels.insert(service, Labels::from([("p2p".to_owned(), "true".to_owned())]));
     let registration = Registration::start(in_process, endpoint, Files::default(), &context).await;
-    let served = process.serve(config.listen_on, Some(Arc::new(hop)), Some(Arc::new(registry)), &context).await?;
+    let registry = guard::server(Arc::new(registry), config.server_policies);
+    let served = process.serve(config.listen_on, Some(Arc::new(hop)), Some(registry), &context).await?;
     context.notify.ready();
     let ended = process::ended(served).await;
     registration.end().await;

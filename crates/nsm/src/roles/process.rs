@@ -1,6 +1,6 @@
 //! What the process of every role has: an identity, a way to call others, a way to be called.
 
-use super::ids::Ids;
+use super::{authorize::Discreet, ids::Ids};
 use crate::{
     context::Context,
     settings::{GoDuration, Opt, Settings, Shape},
@@ -117,9 +117,15 @@ impl Process {
         registry: Option<Arc<dyn RegistryApi>>,
         context: &Context,
     ) -> Result<nsm_grpc::Served> {
+        let network = network.map(|hop| Arc::new(Discreet(hop)) as Arc<dyn NetworkServiceApi>);
         let options = ServeOptions { listen, network, registry, source: self.source.clone(), max_token_life: self.max_token_life };
         let shutdown = context.shutdown.clone();
         nsm_grpc::serve(options, async move { shutdown.started().await }).await
+    }
+
+    /// The certificate that this process shows now, as DER.
+    pub fn certificate(&self) -> Arc<[u8]> {
+        self.source.certificate()
     }
 
     /// Calls other processes.

@@ -1,6 +1,9 @@
 //! `nsm registry`: services and endpoints of one domain.
 
-use super::process::{self, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API};
+use super::{
+    guard,
+    process::{self, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
+};
 use crate::{
     context::Context,
     settings::{Opt, Settings, Shape},
@@ -20,7 +23,8 @@ pub const OPTIONS: &[Opt] = &[
     Opt::new("listen-on", "NSM_LISTEN_ON", "tcp://:5002", Shape::Targets, "Where to listen"),
     Opt::new("expire-period", "NSM_EXPIRE_PERIOD", "1m", Shape::Duration, "Longest life of an endpoint without another Register"),
     Opt::accepted("proxy-registry-url", "NSM_PROXY_REGISTRY_URL"),
-    Opt::accepted("registry-server-policies", "NSM_REGISTRY_SERVER_POLICIES"),
+    guard::SERVER_POLICIES,
+    // For the registry of other domains, which is not asked yet.
     Opt::accepted("registry-client-policies", "NSM_REGISTRY_CLIENT_POLICIES"),
 ];
 
@@ -29,10 +33,11 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let common = Common::read(&mut settings);
     let listen: Vec<Target> = settings.list("listen-on");
     let expire: Duration = settings.duration("expire-period");
+    let policies = guard::server_policies(&mut settings);
     settings.finish()?;
 
     let process = Process::start(&common, &context).await?;
-    let served = process.serve(listen, None, Some(memory(expire)), &context).await?;
+    let served = process.serve(listen, None, Some(guard::server(memory(expire), policies)), &context).await?;
     context.notify.ready();
     process::ended(served).await
 }

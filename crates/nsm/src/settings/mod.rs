@@ -46,7 +46,6 @@ mod yaml;
 
 pub use args::with_options;
 pub use duration::GoDuration;
-pub(crate) use values::boolean;
 pub use table::{COMMON, Effect, Opt, Place, Shape};
 pub(crate) use values::boolean;
 
