@@ -98,10 +98,10 @@ impl Inside {
         let files: &Files = &self.world.files;
         let own = files.own(TOOL).display().to_string();
         std::fs::create_dir_all(&own).map_err(|error| Error::internal(format!("directory {own}"), error.to_string()))?;
-        let env = BTreeMap::from([("SPIFFE_ENDPOINT_SOCKET".to_owned(), self.workload_api())]);
+        let env = BTreeMap::from([("SPIFFE_ENDPOINT_SOCKET".to_owned(), self.workload_api()), ("NSM_STATE_DIR".to_owned(), own.clone())]);
         let args = args.iter().map(|arg| arg.replace("{dir}", &own)).collect();
         let netns = self.world.file.lab.namespace(place);
-        let spec = Spec { name: TOOL.to_owned(), role: Role::App, netns, args, env, refused: false };
+        let spec = Spec { name: TOOL.to_owned(), role: Role::App, netns, program: None, args, env, refused: false };
         let begun = Instant::now();
         let mut process = Process::start(self.world.program(), &spec, files)?;
         let ready = process.ready().await;

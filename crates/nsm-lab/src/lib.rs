@@ -4,12 +4,14 @@
 //! it ([`read()`]) and deciding what must exist ([`plan`]) are pure; a world then brings it up, looks at it, and takes
 //! everything away again. [`cli()`] is the whole command.
 //!
-//! Not here: what the roles do. Every process of a lab is this very program, started in its namespace as a person would.
+//! Not here: what the roles do. Every process of a lab is this very program, or one that the author names, started in its
+//! namespace as a person would.
 
 #![forbid(unsafe_code)]
 
 mod checks;
 mod cli;
+mod foreign;
 mod graph;
 mod inside;
 mod look;
@@ -24,7 +26,7 @@ pub mod schema;
 mod state;
 mod world;
 
-pub use cli::{DownArgs, ExecArgs, GraphArgs, LabCommand, LookArgs, PsArgs, RunArgs, UpArgs, cli};
+pub use cli::{DownArgs, ExecArgs, GraphArgs, LabCommand, LookArgs, PsArgs, RunArgs, StartArgs, UpArgs, cli};
 pub use inside::{Inside, inside};
 pub use look::{Look, SeenInterface, SeenRoute};
 pub use read::{LabFile, Mistake, read, read_file};

@@ -75,6 +75,8 @@ pub struct Spec {
     pub role: Role,
     /// Name of the namespace it lives in.
     pub netns: String,
+    /// Somebody else's program; this very program when absent.
+    pub program: Option<PathBuf>,
     /// Arguments after the program's name.
     pub args: Vec<String>,
     /// Its environment, besides what every process gets.
@@ -135,6 +137,10 @@ impl Files {
     pub fn own(&self, name: &str) -> PathBuf {
         self.0.join("d").join(name)
     }
+    /// What processes keep over their restarts, each in files that carry its name.
+    pub fn state(&self) -> PathBuf {
+        self.0.join("s")
+    }
     /// The services to be registered.
     pub fn services(&self) -> PathBuf {
         self.0.join("services.yaml")
@@ -143,12 +149,13 @@ impl Files {
     pub fn manager(&self, node: &str) -> PathBuf {
         self.0.join(format!("{node}.sock"))
     }
-    fn forwarder(&self, node: &str) -> PathBuf {
+    /// The socket of a node's forwarder.
+    pub fn forwarder(&self, node: &str) -> PathBuf {
         self.0.join(format!("{node}-fwd.sock"))
     }
     /// All sub-directories that must exist before anything starts.
-    pub fn sub_directories(&self) -> [PathBuf; 4] {
-        ["w", "n", "log", "d"].map(|name| self.0.join(name))
+    pub fn sub_directories(&self) -> [PathBuf; 5] {
+        ["w", "n", "log", "d", "s"].map(|name| self.0.join(name))
     }
 }
 
@@ -190,17 +197,20 @@ pub fn plan(lab: &Lab, files: &Files) -> Plan {
     let places = lab.nodes.iter().map(|node| node.name.as_str()).chain(lab.pods());
     let namespaces = std::iter::once(FABRIC).chain(places).map(|place| lab.namespace(place)).collect();
     let cables = (0..lab.nodes.len()).map(|number| uplink(lab, number)).chain(lab.hosts.iter().map(|host| cord(lab, host))).collect();
-    let mut processes = vec![registry(lab)];
+    let mut processes = vec![played(registry(lab), &lab.registry)];
     let (whole, split): (Vec<_>, Vec<_>) = lab.nodes.iter().enumerate().partition(|(_, node)| node.combined);
     processes.extend(whole.into_iter().map(|(number, node)| combined(lab, files, node, number)));
-    processes.extend(split.iter().map(|(number, node)| manager(lab, files, node, *number)));
-    processes.extend(split.iter().map(|(number, node)| forwarder(lab, files, node, *number)));
-    processes.extend(lab.endpoints.iter().map(|spec| endpoint(lab, files, spec)));
-    processes.extend(lab.clients.iter().map(|spec| client(lab, files, spec)));
+    processes.extend(split.iter().map(|(number, node)| played(manager(lab, files, node, *number), &node.manager)));
+    processes.extend(split.iter().map(|(number, node)| played(forwarder(lab, files, node, *number), &node.forwarder)));
+    processes.extend(lab.endpoints.iter().map(|spec| played(endpoint(lab, files, spec), &spec.part)));
+    processes.extend(lab.clients.iter().map(|spec| played(client(lab, files, spec), &spec.part)));
     for process in &mut processes {
         process.env.insert("SPIFFE_ENDPOINT_SOCKET".to_owned(), unix(&files.workload(&process.name)));
+        if matches!(process.role, Role::Node | Role::Manager | Role::Forwarder | Role::Endpoint) && process.program.is_none() {
+            process.env.insert("NSM_STATE_DIR".to_owned(), files.state().display().to_string());
+        }
     }
-    processes.insert(0, identity(lab, files, &processes));
+    processes.insert(0, played(identity(lab, files, &processes), &lab.identity));
     Plan { namespaces, bridge: fabric_address(1), cables, processes }
 }
 
@@ -234,7 +244,38 @@ impl Args {
 }
 
 fn spec(role: Role, name: impl Into<String>, netns: String, args: Args) -> Spec {
-    Spec { name: name.into(), role, netns, args: args.0, env: BTreeMap::new(), refused: false }
+    Spec { name: name.into(), role, netns, program: None, args: args.0, env: BTreeMap::new(), refused: false }
+}
+
+/// The same with the author's settings, and played by his program if he names one.
+fn played(mut spec: Spec, part: &Part) -> Spec {
+    if let Some((program, args)) = part.program.split_first() {
+        spec.env.extend(variables(&spec));
+        spec.program = Some(program.into());
+        spec.args = args.to_vec();
+    }
+    spec.env.extend(part.env.clone());
+    spec
+}
+
+/// What the flags of our own program say, as variables of the same names.
+fn variables(spec: &Spec) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::from([("NSM_NAME".to_owned(), spec.name.clone())]);
+    if spec.role == Role::Client {
+        // It would change a file of this machine.
+        all.insert("NSM_LOCAL_DNS_SERVER_ENABLED".to_owned(), "false".to_owned());
+    }
+    let flags = spec.args.iter().zip(spec.args.iter().skip(1));
+    for (flag, value) in flags.filter_map(|(flag, value)| Some((flag.strip_prefix("--")?, value))) {
+        let name = if flag == "dir" { "BASE_DIR".to_owned() } else { flag.to_uppercase().replace('-', "_") };
+        let all_of_it = all.entry(format!("NSM_{name}")).or_insert_with(String::new);
+        if name == "WORKLOAD" && !all_of_it.is_empty() {
+            *all_of_it = format!("{all_of_it},{value}");
+        } else {
+            *all_of_it = value.clone();
+        }
+    }
+    all
 }
 
 fn identity(lab: &Lab, files: &Files, others: &[Spec]) -> Spec {
@@ -304,7 +345,6 @@ fn endpoint(lab: &Lab, files: &Files, endpoint: &Endpoint) -> Spec {
         .with_some("--route", comma(&endpoint.routes))
         .with_some("--max-token-lifetime", endpoint.lifetime.clone().unwrap_or_default());
     let mut spec = spec(Role::Endpoint, &*endpoint.name, lab.namespace(&endpoint.name), args);
-    spec.env = endpoint.env.clone();
     pod_names(&mut spec, &endpoint.node);
     spec
 }
@@ -319,14 +359,18 @@ fn client(lab: &Lab, files: &Files, client: &Client) -> Spec {
         .with("--connect-to", unix(&manager))
         .with("--network-services", client.services.join(","))
         .with("--mode", "stay")
-        .with("--request-timeout", REQUEST_TIMEOUT)
+        .with_some("--request-timeout", request_timeout(client).to_owned())
         .with_some("--payload", client.payload.unwrap_or_default().to_owned())
         .with_some("--max-token-lifetime", client.lifetime.clone().unwrap_or_default());
     let mut spec = spec(Role::Client, &*client.name, lab.namespace(&client.name), args);
-    spec.env = client.env.clone();
     spec.refused = client.expect_refusal;
     pod_names(&mut spec, &client.node);
     spec
+}
+
+/// Left out where the author says it by a variable, which a flag would beat.
+fn request_timeout(client: &Client) -> &'static str {
+    if client.part.env.contains_key("NSM_REQUEST_TIMEOUT") { "" } else { REQUEST_TIMEOUT }
 }
 
 /// The same client as the process that only makes the vWires and ends.
@@ -430,6 +474,29 @@ spec:
         assert!(line(&plan, "east-forwarder").ends_with("--max-token-lifetime 4s"));
         assert!(line(&plan, "client").ends_with("--payload ETHERNET --max-token-lifetime 5s"));
         assert!(plan.processes.is_sorted_by_key(|process| process.role));
+    }
+
+    #[test]
+    fn a_program_of_somebody_else_is_told_the_same_by_variables() {
+        let text = TEXT
+            .replace("{name: east}", "{name: east, manager: {program: [/x/nsmgr, -v], env: {NSM_NAME: other}}}")
+            .replace("{name: client,", "{name: client, program: /x/nsc, lifetime: 5s,")
+            .replace("env: {NSM_X: y}", "program: [/x/nse], env: {NSM_X: y}")
+            .replace("  nodes:", "  registry: {program: [/x/registry]}\n  nodes:");
+        let plan = planned_from(&text);
+        let find = |name: &str| plan.processes.iter().find(|process| process.name == name).unwrap();
+        let manager = find("east-manager");
+        assert_eq!((manager.program.as_deref(), manager.args.as_slice()), (Some(Path::new("/x/nsmgr")), ["-v".to_owned()].as_slice()));
+        assert_eq!(manager.env["NSM_LISTEN_ON"], "unix:///d/east.sock,tcp://10.231.0.11:5001");
+        assert_eq!(manager.env["NSM_NAME"], "other", "the author's word is the last");
+        assert_eq!(find("registry").env["NSM_LISTEN_ON"], "tcp://10.231.0.1:5002");
+        let client = find("client");
+        assert_eq!(client.env["NSM_NETWORK_SERVICES"], "kernel://a/nsm-1?app=foo,kernel://b/nsm-2");
+        assert_eq!((client.env["NSM_MAX_TOKEN_LIFETIME"].as_str(), client.env["NSM_NAME"].as_str()), ("5s", "client"));
+        assert_eq!(client.env["NSM_LOCAL_DNS_SERVER_ENABLED"], "false");
+        let endpoint = find("gateway");
+        assert_eq!((endpoint.env["NSM_BASE_DIR"].as_str(), endpoint.env["NSM_X"].as_str()), ("/d/d/gateway", "y"));
+        assert!(find("east-forwarder").program.is_none());
     }
 
     #[test]

@@ -70,6 +70,7 @@ pub(crate) struct Process {
     pub(crate) pid: u32,
     /// What it says.
     pub(crate) notice: watch::Receiver<Notice>,
+    seen: watch::Sender<Notice>,
     child: Child,
     listener: JoinHandle<()>,
     log: PathBuf,
@@ -99,13 +100,17 @@ impl Process {
         let mut command = Command::new(program);
         command.env_clear().envs(environment()).envs(&spec.env);
         command.env("NOTIFY_SOCKET", &socket).env("NSM_DIE_WITH_PARENT", "1").env("NO_COLOR", "1");
-        command.arg("--netns").arg(&spec.netns).args(&spec.args);
+        command.arg("--netns").arg(&spec.netns);
+        if let Some(foreign) = &spec.program {
+            command.args(["lab", "start", "--"]).arg(foreign);
+        }
+        command.args(&spec.args);
         command.current_dir(files.dir()).stdin(Stdio::null()).stdout(out).stderr(err).kill_on_drop(true).process_group(0);
         let child = command.spawn().map_err(|e| failed("cannot be started", e))?;
         let (sender, notice) = watch::channel(Notice::default());
-        let listener = tokio::spawn(listen(datagrams, sender));
+        let listener = tokio::spawn(listen(datagrams, sender.clone()));
         let pid = child.id().expect("a child that was not waited for has an id");
-        Ok(Process { spec: spec.clone(), pid, notice, child, listener, log, socket })
+        Ok(Process { spec: spec.clone(), pid, notice, seen: sender, child, listener, log, socket })
     }
 
     /// Waits until it says that it serves. Its end before that is an error with its last words.
@@ -136,7 +141,12 @@ impl Process {
         }
     }
 
-    fn failed(&self, what: String) -> Error {
+    /// It was seen from outside that it serves.
+    pub(crate) fn seen_ready(&self) {
+        self.seen.send_modify(|notice| notice.ready = true);
+    }
+
+    pub(crate) fn failed(&self, what: String) -> Error {
         let words = self.last_words().map(|words| format!("; it said: {words}")).unwrap_or_default();
         let fix = format!("read {} (kept with --keep)", self.log.display());
         Error::new(Kind::Unavailable, format!("{} {:?}", self.spec.role.as_str(), self.spec.name), format!("{what}{words}"), fix)
@@ -150,7 +160,9 @@ impl Process {
     /// Everything it is known to have said: sentences, then the end of its log once it has ended.
     pub(crate) fn sentences(&mut self) -> Vec<String> {
         let mut all = self.notice.borrow().statuses.clone();
-        if self.has_ended() {
+        if self.spec.program.is_some() {
+            all.extend(tail(&self.log).unwrap_or_default().lines().map(str::to_owned));
+        } else if self.has_ended() {
             all.extend(last_words(&self.log));
         }
         all
@@ -176,6 +188,7 @@ impl Process {
         self.signal(Signal::TERM);
         match tokio::time::timeout(STOP_BOUND, self.child.wait()).await {
             Ok(Ok(status)) if status.success() || self.spec.refused && status.code().is_some() => None,
+            Ok(Ok(_)) if self.spec.program.is_some() => None,
             Ok(Ok(status)) => Some(format!("process {} {} when told to stop", self.spec.name, ended(status))),
             Ok(Err(error)) => Some(format!("process {} cannot be waited for: {error}", self.spec.name)),
             Err(_) => {
@@ -226,17 +239,22 @@ pub(crate) fn environment() -> BTreeMap<String, String> {
 /// What an ended process said last: everything from the last line in which the program speaks for itself, or else the
 /// last line that is not blank.
 fn last_words(path: &Path) -> Option<String> {
+    let text = tail(path)?;
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let begin = lines.iter().rposition(|line| line.starts_with(PROGRAM_SPEAKS)).unwrap_or(lines.len().saturating_sub(1));
+    let words = lines[begin..].join(" ");
+    (!words.is_empty()).then_some(words)
+}
+
+/// The end of a file.
+fn tail(path: &Path) -> Option<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL))).ok()?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let begin = lines.iter().rposition(|line| line.starts_with(PROGRAM_SPEAKS)).unwrap_or(lines.len().saturating_sub(1));
-    let words = lines[begin..].join(" ");
-    (!words.is_empty()).then_some(words)
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Ends all of one role at once and says what went wrong.

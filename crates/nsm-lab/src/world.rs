@@ -10,7 +10,7 @@ use crate::{
     process::{Process, environment, stop_role},
     progress::Progress,
     read::LabFile,
-    schema::{App, Client, Mode},
+    schema::{App, Client, Ending, Mode},
     state::{State, StateProcess, Store, own_start, process_stat},
 };
 use nsm_api::{Error, Kind, Result};
@@ -59,6 +59,8 @@ pub(crate) struct World {
     pub(crate) births: BTreeMap<String, BTreeSet<(String, String)>>,
     /// What the application of each client saw first.
     pub(crate) apps: BTreeMap<String, Look>,
+    /// Processes that were ended without a word: what they left with others goes when it expires.
+    silenced: BTreeSet<String>,
     setting: Setting,
     state: State,
 }
@@ -85,7 +87,8 @@ impl World {
             processes: Vec::new(),
         };
         let (places, processes) = (Places::default(), BTreeMap::new());
-        let world = World { file, files, plan, places, processes, births: BTreeMap::new(), apps: BTreeMap::new(), setting, state };
+        let (births, apps, silenced) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let world = World { file, files, plan, places, processes, births, apps, silenced, setting, state };
         world.save()?;
         Ok(world)
     }
@@ -131,8 +134,44 @@ impl World {
             self.start(spec)?;
         }
         self.save()?;
-        let waits = self.processes.values_mut().filter(|process| process.spec.role == role).map(Process::ready);
-        futures::future::try_join_all(waits).await.map(|_| ())
+        let ours = |process: &&mut Process| process.spec.role == role && process.spec.program.is_none();
+        futures::future::try_join_all(self.processes.values_mut().filter(ours).map(Process::ready)).await?;
+        for spec in specs.iter().filter(|spec| spec.program.is_some()) {
+            self.ready(&spec.name).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a process serves, as it says or as is seen from outside.
+    async fn ready(&mut self, name: &str) -> Result<()> {
+        if self.process(name)?.spec.program.is_some() {
+            return self.ready_outside(name).await;
+        }
+        self.process(name)?.ready().await
+    }
+
+    /// Ends one process, which stays away.
+    pub(crate) async fn end(&mut self, name: &str, ending: Ending) -> Result<()> {
+        match ending {
+            Ending::Kill => {
+                self.silenced.insert(name.to_owned());
+                self.process(name)?.kill().await
+            }
+            Ending::Term => {
+                let problem = self.process(name)?.stop().await;
+                problem.map_or(Ok(()), |problem| Err(Error::internal(format!("process {name:?}"), problem)))
+            }
+        }
+    }
+
+    /// Ends one process, starts it again and waits until it serves.
+    pub(crate) async fn restart(&mut self, name: &str, ending: Ending) -> Result<()> {
+        self.end(name, ending).await?;
+        let spec = self.spec(name)?;
+        self.start(&spec)?;
+        self.save()?;
+        self.ready(name).await?;
+        if spec.role == Role::Registry { self.services().await } else { Ok(()) }
     }
 
     fn spec(&self, name: &str) -> Result<crate::plan::Spec> {
@@ -143,6 +182,7 @@ impl World {
     fn start(&mut self, spec: &crate::plan::Spec) -> Result<()> {
         // Its socket has the same path: an earlier process of this name must let go of it first.
         self.processes.remove(&spec.name);
+        self.make_own_directory(spec)?;
         let process = Process::start(&self.setting.program, spec, &self.files)?;
         let started = process_stat(process.pid).map_or(0, |(started, _)| started);
         let (name, netns) = (spec.name.clone(), spec.netns.clone());
@@ -150,6 +190,16 @@ impl World {
         self.state.processes.push(StateProcess { name: name.clone(), role: spec.role, netns, pid: process.pid, started });
         self.processes.insert(name, process);
         Ok(())
+    }
+
+    /// Ours make their own; others expect to find it.
+    fn make_own_directory(&self, spec: &crate::plan::Spec) -> Result<()> {
+        let dir = self.files.own(&spec.name);
+        if spec.program.is_none() || dir.exists() {
+            return Ok(());
+        }
+        let made = fs::DirBuilder::new().mode(0o700).create(&dir);
+        made.map_err(|error| Error::internal(format!("directory {}", dir.display()), error.to_string()))
     }
 
     /// Registers the services of the file.
@@ -176,7 +226,7 @@ impl World {
             }
         }
         self.start(&spec)?;
-        self.process(&client.name)?.ready().await?;
+        self.ready(&client.name).await?;
         self.note_birth(&client.name)
     }
 
@@ -249,9 +299,15 @@ impl World {
         let args = ["get", "endpoints", "--registry-url", &registry_url(), "--json"].map(str::to_owned);
         let answer = self.ask(&args).await.and_then(|text| names(&text));
         match answer {
-            Ok(names) => names.into_iter().map(|name| format!("registry entry {name}")).collect(),
+            Ok(names) => names.into_iter().filter(|name| !self.is_silent(name)).map(|name| format!("registry entry {name}")).collect(),
             Err(error) => vec![format!("registry could not be asked: {error}")],
         }
+    }
+
+    /// It has not said goodbye: it was killed, or is somebody else's program, whose ways are its own.
+    fn is_silent(&self, name: &str) -> bool {
+        let foreign = |spec: &crate::plan::Spec| spec.name == *name && spec.program.is_some();
+        self.silenced.contains(name) || self.plan.processes.iter().any(foreign)
     }
 
     /// Changes in the namespaces that do not go away by themselves.
@@ -280,7 +336,9 @@ impl World {
 
     /// Files that no process should have left: everything but logs and what the lab itself wrote.
     fn unexpected_files(&self) -> Vec<String> {
-        let own = self.files.sub_directories();
+        let mut own = self.files.sub_directories().to_vec();
+        let nodes = self.file.lab.nodes.iter().flat_map(|node| [self.files.manager(&node.name), self.files.forwarder(&node.name)]);
+        own.extend(nodes.filter(|_| self.plan.processes.iter().any(|spec| spec.program.is_some()) || !self.silenced.is_empty()));
         let mut found = Vec::new();
         for dir in [self.files.dir().to_owned(), self.files.workload(""), self.files.notify("")] {
             let entries = fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -314,7 +372,7 @@ async fn run(program: &Path, args: &[String], env: &BTreeMap<String, String>) ->
 }
 
 /// The `name` of every object of a JSON list.
-fn names(text: &str) -> Result<Vec<String>> {
+pub(crate) fn names(text: &str) -> Result<Vec<String>> {
     let list: Vec<serde_json::Value> =
         serde_json::from_str(text.trim()).map_err(|error| Error::internal("list", format!("is not JSON: {error}")))?;
     Ok(list.iter().map(|item| item["name"].as_str().unwrap_or("?").to_owned()).collect())

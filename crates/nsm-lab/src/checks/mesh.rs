@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[serde(default)]
 pub(crate) struct Listed {
     pub(crate) network_service: String,
+    pub(crate) state: String,
     pub(crate) network_service_endpoint_name: Option<String>,
     pub(crate) mechanism: Option<ListedMechanism>,
     pub(crate) path: ListedPath,
@@ -63,7 +64,8 @@ impl Listed {
     pub(crate) fn names(&self) -> Vec<&str> {
         self.path.path_segments.iter().map(|segment| segment.name.as_str()).collect()
     }
-    fn first_id(&self) -> &str {
+    /// The id that the client gave it.
+    pub(crate) fn first_id(&self) -> &str {
         self.path.path_segments.first().map_or("", |segment| &segment.id)
     }
     /// The name of the interface at the side that asked.
@@ -86,6 +88,11 @@ async fn at_node(world: &World, node: &str) -> Result<Vec<Listed>> {
 pub(super) async fn everywhere(world: &World) -> Result<Vec<Listed>> {
     let asks = world.file.lab.nodes.iter().map(|node| at_node(world, &node.name));
     Ok(futures::future::try_join_all(asks).await?.into_iter().flatten().collect())
+}
+
+/// What any manager sees of this client's connections.
+pub(crate) async fn connections_of(world: &World, client: &str) -> Result<Vec<Listed>> {
+    Ok(of_client(everywhere(world).await?, client, None))
 }
 
 /// The connections of a client or of a node are as expected.
@@ -131,7 +138,8 @@ fn compare(all: &[Listed], expected: &Connections) -> Seen {
 }
 
 /// All vWires of a client are up.
-pub(super) fn ready(world: &mut World, client: &str) -> Result<Seen> {
+pub(super) async fn ready(world: &mut World, client: &str) -> Result<Seen> {
+    world.look_outside(client).await?;
     let process = world.process(client)?;
     let ready = process.notice.borrow().ready;
     let text = if ready { "all vWires up".to_owned() } else { process.last_words().unwrap_or_else(|| "not yet".to_owned()) };
@@ -147,8 +155,9 @@ pub(super) fn refusal(world: &mut World, client: &str, hop: Option<&str>, contai
     if process.notice.borrow().ready {
         return Ok(Seen::new(false, "accepted: all vWires are up"));
     }
-    let sentences = process.sentences();
-    match sentences.iter().find(|sentence| is_refusal(sentence, hop, contains)) {
+    let (sentences, ours) = (process.sentences(), process.spec.program.is_none());
+    let says = |sentence: &&String| if ours { is_refusal(sentence, hop, contains) } else { mentions(sentence, hop, contains) };
+    match sentences.iter().find(says) {
         Some(sentence) => Ok(Seen::new(true, sentence)),
         None => Ok(Seen::new(false, sentences.last().cloned().unwrap_or_else(|| "no refusal yet".to_owned()))),
     }
@@ -161,6 +170,12 @@ fn is_refusal(sentence: &str, hop: Option<&str>, contains: &[String]) -> bool {
     let by_hop = hop.is_none_or(|hop| speaker.strip_prefix(hop).is_some_and(|rest| rest.starts_with(": ")));
     let has_fix = sentence.split_once("; ").is_some_and(|(_, fix)| !fix.trim().is_empty());
     by_hop && has_fix && contains.iter().all(|word| lower.contains(&word.to_lowercase()))
+}
+
+/// A line of somebody else's log in which our refusal is somewhere.
+fn mentions(line: &str, hop: Option<&str>, contains: &[String]) -> bool {
+    let lower = line.to_lowercase();
+    hop.is_none_or(|hop| line.contains(&format!("{hop}: "))) && contains.iter().all(|word| lower.contains(&word.to_lowercase()))
 }
 
 /// Tells a client to stop and waits until it has.

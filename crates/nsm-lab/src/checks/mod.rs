@@ -21,7 +21,7 @@ use tokio::time::Instant;
 /// How long a state may take to come about.
 const STATE_BOUND: Duration = Duration::from_secs(3);
 
-pub(crate) use mesh::{Listed, listed};
+pub(crate) use mesh::{Listed, connections_of, listed};
 
 /// One look.
 pub(crate) struct Seen {
@@ -48,7 +48,8 @@ async fn settle(world: &mut World, check: &Check) -> Seen {
     {
         return Seen::new(false, error.to_string());
     }
-    let until = Instant::now() + STATE_BOUND;
+    let bound = if let Check::Connections { within: Some(span), .. } = check { span.0 } else { STATE_BOUND };
+    let until = Instant::now() + bound;
     loop {
         let seen = look(world, check).await.unwrap_or_else(|error| Seen::new(false, error.to_string()));
         if let (true, Check::Close { client } | Check::Kill { client }) = (seen.ok, check) {
@@ -64,7 +65,7 @@ async fn settle(world: &mut World, check: &Check) -> Seen {
 fn is_tried_once(check: &Check) -> bool {
     match check {
         Check::Ping { .. } | Check::Tcp { .. } | Check::Isolation { .. } | Check::App { .. } => true,
-        Check::Lasts { .. } | Check::Kill { .. } => true,
+        Check::Lasts { .. } | Check::Kill { .. } | Check::End { .. } | Check::Restart { .. } => true,
         Check::Interface { .. } | Check::Addresses { .. } | Check::Route { .. } | Check::Connections { .. } => false,
         Check::Ready { .. } | Check::Refusal { .. } | Check::Close { .. } | Check::Unchanged { .. } => false,
     }
@@ -82,8 +83,10 @@ async fn look(world: &mut World, check: &Check) -> Result<Seen> {
         }
         Check::Unchanged { pods } => state::unchanged(world, pods),
         Check::App { client, interface, route, reaches } => state::app(world, client, (interface.as_deref(), *route, *reaches)),
-        Check::Connections { of, expected } => mesh::connections(world, of, expected).await,
-        Check::Ready { client } => mesh::ready(world, client),
+        Check::Connections { of, expected, .. } => mesh::connections(world, of, expected).await,
+        Check::Ready { client } => mesh::ready(world, client).await,
+        Check::End { process, ending } => world.end(process, *ending).await.map(|()| Seen::new(true, "ended")),
+        Check::Restart { process, ending } => world.restart(process, *ending).await.map(|()| Seen::new(true, "ready again")),
         Check::Refusal { client, hop, contains } => mesh::refusal(world, client, hop.as_deref(), contains),
         Check::Lasts { client, interface, span } => life::lasts(world, client, interface, *span).await,
         Check::Kill { client } => life::kill(world, client).await,

@@ -21,6 +21,9 @@ pub enum LabCommand {
     Exec(ExecArgs),
     /// Draw a lab, with its vWires while it runs.
     Graph(GraphArgs),
+    /// Become another program, which ends with the lab.
+    #[command(hide = true)]
+    Start(StartArgs),
     /// Show what a process here sees: interfaces, addresses, routes, and whether a peer answers.
     Look(LookArgs),
 }
@@ -93,6 +96,14 @@ pub struct GraphArgs {
     /// An object instead of Mermaid.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `lab start`, by which a lab starts a program of somebody else where `--netns` says.
+#[derive(Clone, Debug, Args)]
+pub struct StartArgs {
+    /// The program and its arguments.
+    #[arg(required = true, last = true)]
+    pub command: Vec<PathBuf>,
 }
 
 /// Arguments of `lab look`.

@@ -3,7 +3,7 @@
 mod args;
 mod running;
 
-pub use args::{DownArgs, ExecArgs, GraphArgs, LabCommand, LookArgs, PsArgs, RunArgs, UpArgs};
+pub use args::{DownArgs, ExecArgs, GraphArgs, LabCommand, LookArgs, PsArgs, RunArgs, StartArgs, UpArgs};
 
 use crate::{
     look::look,
@@ -41,6 +41,7 @@ pub fn cli(command: LabCommand) -> Result<bool> {
         LabCommand::Ps(args) => running::ps(&args).map(|()| true),
         LabCommand::Exec(args) => running::exec(&args).map(|never| match never {}),
         LabCommand::Graph(args) => running::graph(&args).map(|()| true),
+        LabCommand::Start(args) => running::start(&args).map(|never| match never {}),
         LabCommand::Look(args) => show_look(&args),
     }
 }

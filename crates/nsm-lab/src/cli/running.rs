@@ -2,7 +2,7 @@
 
 use super::{
     BACKGROUND_BOUND,
-    args::{DownArgs, ExecArgs, GraphArgs, PsArgs},
+    args::{DownArgs, ExecArgs, GraphArgs, PsArgs, StartArgs},
     program, runtime, style,
 };
 use crate::{
@@ -118,6 +118,14 @@ pub(super) fn exec(args: &ExecArgs) -> Result<std::convert::Infallible> {
     let program = if args.command[0] == "nsm" { program()? } else { PathBuf::from(&args.command[0]) };
     let error = Command::new(program).args(&args.command[1..]).exec();
     Err(Error::invalid(format!("command {:?}", args.command[0]), error.to_string(), "name a program that exists"))
+}
+
+/// Becomes a program of somebody else, which keeps our namespaces and our wish to end with the lab.
+pub(super) fn start(args: &StartArgs) -> Result<std::convert::Infallible> {
+    let error =
+        Command::new(&args.command[0]).args(&args.command[1..]).env_remove("NOTIFY_SOCKET").env_remove("NSM_DIE_WITH_PARENT").exec();
+    let object = format!("program {}", args.command[0].display());
+    Err(Error::invalid(object, format!("cannot be started: {error}"), "name one that exists; its path is relative to the lab file"))
 }
 
 /// Joins the namespaces in which the holder of an ordinary user's lab is root and sees the lab's names.

@@ -1,7 +1,7 @@
 //! Reads one check: a map with one key.
 
 use super::{ADDRESS, PREFIX, fields::Fields};
-use crate::schema::{Check, Connections, Expect, Of, Span};
+use crate::schema::{Check, Connections, Ending, Expect, Of, Span};
 use std::time::Duration;
 
 /// Echoes of a ping that does not say how many.
@@ -10,9 +10,10 @@ const DEFAULT_COUNT: u32 = 3;
 const DEFAULT_COUNT_NONE: u32 = 1;
 /// Echoes of one check at most.
 const MAX_COUNT: u32 = 1000;
-/// Longest time of a `lasts` check.
+/// Longest time of a check.
 const MAX_SPAN: Span = Span(Duration::from_secs(600));
-const KINDS: &str = "ping, tcp, interface, addresses, route, connections, ready, refusal, app, close, lasts, kill, isolation, unchanged";
+const KINDS: &str =
+    "ping, tcp, interface, addresses, route, connections, ready, refusal, app, close, lasts, kill, end, restart, isolation, unchanged";
 
 /// Reads a check; `None` when it cannot be one (noted).
 pub(super) fn check(outer: Fields<'_>) -> Option<Check> {
@@ -34,6 +35,8 @@ pub(super) fn check(outer: Fields<'_>) -> Option<Check> {
         "close" => Some(Check::Close { client: fields.need_text("client") }),
         "lasts" => lasts(&mut fields),
         "kill" => Some(Check::Kill { client: fields.need_text("client") }),
+        "end" => Some(Check::End { process: fields.need_text("process"), ending: ending(&mut fields) }),
+        "restart" => Some(Check::Restart { process: fields.need_text("process"), ending: ending(&mut fields) }),
         "isolation" => isolation(&mut fields),
         "unchanged" => Some(Check::Unchanged { pods: fields.texts("pods") }),
         _ => {
@@ -81,6 +84,7 @@ fn route(fields: &mut Fields<'_>) -> Option<Check> {
 
 fn connections(fields: &mut Fields<'_>) -> Option<Check> {
     let (client, node, interface) = (fields.text("client"), fields.text("node"), fields.text("interface"));
+    let within = span(fields, "within");
     let expected = Box::new(Connections {
         count: fields.parse("count", "a number"),
         endpoint: fields.text("endpoint"),
@@ -90,8 +94,8 @@ fn connections(fields: &mut Fields<'_>) -> Option<Check> {
         avoids: fields.texts("avoids"),
     });
     match (client, node) {
-        (Some(name), None) => Some(Check::Connections { of: Of::Client { name, interface }, expected }),
-        (None, Some(node)) => Some(Check::Connections { of: Of::Node(node), expected }),
+        (Some(name), None) => Some(Check::Connections { of: Of::Client { name, interface }, expected, within }),
+        (None, Some(node)) => Some(Check::Connections { of: Of::Node(node), expected, within }),
         _ => {
             fields.notes().note(&fields.at, "must have either client or node");
             None
@@ -111,11 +115,22 @@ fn app(fields: &mut Fields<'_>) -> Option<Check> {
 
 fn lasts(fields: &mut Fields<'_>) -> Option<Check> {
     let (client, interface) = (fields.need_text("client"), fields.need_text("interface"));
-    let span: Option<Span> = fields.need("for", "a time as 8s or 500ms");
-    if span.is_some_and(|span| span > MAX_SPAN) {
-        fields.wrong("for", format!("is too long, must be at most {MAX_SPAN}"));
+    if fields.take("for").is_none() {
+        fields.wrong("for", "is missing, must be a time as 8s or 500ms");
     }
-    Some(Check::Lasts { client, interface, span: span? })
+    Some(Check::Lasts { client, interface, span: span(fields, "for")? })
+}
+
+fn span(fields: &mut Fields<'_>, key: &'static str) -> Option<Span> {
+    let span: Option<Span> = fields.parse(key, "a time as 8s or 500ms");
+    if span.is_some_and(|span| span > MAX_SPAN) {
+        fields.wrong(key, format!("is too long, must be at most {MAX_SPAN}"));
+    }
+    span
+}
+
+fn ending(fields: &mut Fields<'_>) -> Ending {
+    fields.one_of("signal", &[("TERM", Ending::Term), ("KILL", Ending::Kill)]).unwrap_or(Ending::Term)
 }
 
 fn isolation(fields: &mut Fields<'_>) -> Option<Check> {

@@ -38,10 +38,14 @@ pub fn read_file(path: &Path) -> Result<LabFile> {
         return Err(unreadable(format!("has {size} bytes, the limit is {MAX_FILE_BYTES}")));
     }
     let text = std::fs::read_to_string(path).map_err(|e| unreadable(format!("cannot be read ({e})")))?;
-    let (lab, services) = read(&text).map_err(|mistakes| {
+    let (mut lab, services) = read(&text).map_err(|mistakes| {
         let lines: Vec<String> = mistakes.iter().map(|mistake| format!("  {mistake}")).collect();
         Error::invalid(&*object, format!("has mistakes ({}):\n{}", lines.len(), lines.join("\n")), "correct each of these keys")
     })?;
+    let beside = std::path::absolute(path).map_err(|e| unreadable(format!("cannot be located ({e})")))?;
+    for program in lab.parts().into_iter().filter_map(|part| part.program.first_mut()) {
+        *program = beside.with_file_name("").join(&*program).display().to_string();
+    }
     Ok(LabFile { path: path.to_owned(), lab, services })
 }
 
@@ -99,6 +103,8 @@ fn lab(value: &Value, notes: &Notes) -> Lab {
     let lab = Lab {
         name,
         trust_domain: spec.text("trustDomain").unwrap_or_else(|| "lab.nsm".to_owned()),
+        identity: spec.optional_map("identity").map(part).unwrap_or_default(),
+        registry: spec.optional_map("registry").map(part).unwrap_or_default(),
         nodes: spec.maps("nodes").into_iter().map(node).collect(),
         endpoints: spec.maps("endpoints").into_iter().map(endpoint).collect(),
         clients: spec.maps("clients").into_iter().map(client).collect(),
@@ -111,9 +117,31 @@ fn lab(value: &Value, notes: &Notes) -> Lab {
 }
 
 fn node(mut fields: Fields<'_>) -> Node {
-    let node = Node { name: fields.need_text("name"), combined: fields.flag("combined", false), lifetime: fields.text("lifetime") };
+    let node = Node {
+        name: fields.need_text("name"),
+        combined: fields.flag("combined", false),
+        lifetime: fields.text("lifetime"),
+        manager: fields.optional_map("manager").map(part).unwrap_or_default(),
+        forwarder: fields.optional_map("forwarder").map(part).unwrap_or_default(),
+    };
     fields.finish();
     node
+}
+
+fn part(mut fields: Fields<'_>) -> Part {
+    let part = part_of(&mut fields);
+    fields.finish();
+    part
+}
+
+/// Who plays it, and with what settings.
+fn part_of(fields: &mut Fields<'_>) -> Part {
+    let given = fields.take("program").is_some();
+    let program = fields.texts("program");
+    if given && program.first().is_none_or(String::is_empty) {
+        fields.wrong("program", "must be the path of a program and its arguments, as [../bin/nsc, -v]");
+    }
+    Part { program, env: fields.labels("env") }
 }
 
 const PREFIX: &str = "a prefix as 172.16.1.100/31";
@@ -133,7 +161,7 @@ fn endpoint(mut fields: Fields<'_>) -> Endpoint {
         payload: fields.one_of("payload", &PAYLOADS),
         routes: fields.parses("routes", PREFIX),
         lifetime: fields.text("lifetime"),
-        env: fields.labels("env"),
+        part: part_of(&mut fields),
     };
     fields.finish();
     endpoint
@@ -150,7 +178,7 @@ fn client(mut fields: Fields<'_>) -> Client {
         app: fields.optional_map("app").map(app),
         expect_refusal: fields.flag("expectRefusal", false),
         manager: fields.text("manager"),
-        env: fields.labels("env"),
+        part: part_of(&mut fields),
     };
     fields.finish();
     client

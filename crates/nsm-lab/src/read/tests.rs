@@ -105,3 +105,37 @@ fn every_example_reads() {
     }
     assert!(seen >= 10, "{seen} examples");
 }
+
+#[test]
+fn who_plays_a_role_is_a_path_beside_the_file_and_only_where_it_can_be() {
+    let played = GOOD
+        .replace("mode: stay", "program: [../bin/nsc, -v], env: {NSM_X: 1}")
+        .replace("{name: node-1}", "{name: node-1, manager: {program: m}}");
+    let (lab, _) = read(&played).unwrap();
+    assert_eq!(lab.clients[0].part.program, ["../bin/nsc", "-v"]);
+    assert_eq!((lab.clients[0].part.env["NSM_X"].as_str(), lab.nodes[0].manager.program.as_slice()), ("1", ["m".to_owned()].as_slice()));
+
+    let dir = std::env::temp_dir().join(format!("nsm-lab-read-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("a.yaml"), played).unwrap();
+    let file = read_file(&dir.join("a.yaml"));
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert_eq!(file.unwrap().lab.clients[0].part.program[0], dir.join("../bin/nsc").display().to_string());
+
+    let text = GOOD
+        .replace("mode: stay", "program: [], mode: init")
+        .replace("{name: node-1}", "{name: node-1, combined: true, forwarder: {program: f, flags: x}}")
+        .replace("  - ping:", "  - restart: {process: nobody, signal: HUP}\n  - ping:");
+    let all = mistakes(&text).join("\n");
+    for part in [
+        "spec.clients[0].program: must be the path of a program and its arguments",
+        "spec.nodes[0].combined: is one process of ours",
+        "spec.nodes[0].forwarder.flags: is not a known key; known here: env, program",
+        "spec.checks[0].restart.signal: is \"HUP\", must be TERM or KILL",
+        "spec.checks[0]: \"nobody\" does not exist; there are client, node-1, registry, responder",
+    ] {
+        assert!(all.contains(part), "{part} not in\n{all}");
+    }
+    let init = mistakes(&GOOD.replace("mode: stay", "program: x, mode: init")).join("\n");
+    assert!(init.contains("spec.clients[0].program: is only for mode stay"), "{init}");
+}

@@ -14,6 +14,14 @@ pub(super) fn verify(lab: &Lab, notes: &Notes) {
     bound("spec.checks", lab.checks.len(), MAX_CHECKS, notes);
     bound("spec", lab.pods().count(), MAX_PODS, notes);
     names(lab, notes);
+    for (i, node) in lab.nodes.iter().enumerate() {
+        if node.combined && (node.manager != Part::default() || node.forwarder != Part::default()) {
+            notes.note(
+                &format!("spec.nodes[{i}].combined"),
+                "is one process of ours; leave it out where manager or forwarder have settings",
+            );
+        }
+    }
     let nodes: BTreeSet<&str> = lab.nodes.iter().map(|node| node.name.as_str()).collect();
     for (i, endpoint) in lab.endpoints.iter().enumerate() {
         let at = format!("spec.endpoints[{i}]");
@@ -96,6 +104,9 @@ fn one_client(at: &str, client: &Client, notes: &Notes) {
     if client.services.is_empty() {
         notes.note(&format!("{at}.services"), "is empty, must have at least one URL as kernel://service/nsm-1");
     }
+    if !client.part.program.is_empty() && client.mode == Mode::Init {
+        notes.note(&format!("{at}.program"), "is only for mode stay");
+    }
     if client.app.is_some() && client.mode != Mode::Init {
         notes.note(&format!("{at}.app"), "is only for mode init, where the application waits for the vWires");
     }
@@ -119,6 +130,10 @@ fn one_check(at: &str, check: &Check, places: &BTreeSet<&str>, (lab, notes): (&L
             if lab.client(client).is_some_and(|client| client.app.is_none()) {
                 notes.note(at, format!("client {client:?} has no app"));
             }
+        }
+        Check::End { process, .. } | Check::Restart { process, .. } => {
+            let processes: Vec<String> = lab.processes().collect();
+            known(at, process, &processes.iter().map(String::as_str).collect(), notes);
         }
         Check::Unchanged { pods } => pods.iter().for_each(|pod| known(at, pod, places, notes)),
     }

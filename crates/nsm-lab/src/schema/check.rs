@@ -12,6 +12,24 @@ pub enum Expect {
     None,
 }
 
+/// How a process is told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// SIGTERM: it may say goodbye.
+    Term,
+    /// SIGKILL: it may not.
+    Kill,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Ending::Term => "SIGTERM",
+            Ending::Kill => "SIGKILL",
+        })
+    }
+}
+
 /// A length of time, written as `8s` or `500ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
@@ -58,13 +76,15 @@ pub enum Check {
     Interface { pod: String, name: String, present: bool, mtu: Option<u32> },
     Addresses { pod: String, interface: String, equal: Vec<IpNet> },
     Route { pod: String, to: IpNet, via: Option<IpAddr>, dev: Option<String>, present: bool },
-    Connections { of: Of, expected: Box<Connections> },
+    Connections { of: Of, expected: Box<Connections>, within: Option<Span> },
     Ready { client: String },
     Refusal { client: String, hop: Option<String>, contains: Vec<String> },
     App { client: String, interface: Option<String>, route: Option<IpNet>, reaches: bool },
     Close { client: String },
     Lasts { client: String, interface: String, span: Span },
     Kill { client: String },
+    End { process: String, ending: Ending },
+    Restart { process: String, ending: Ending },
     Isolation { from: String, to: IpAddr },
     Unchanged { pods: Vec<String> },
 }
@@ -106,6 +126,8 @@ impl Check {
             Check::Close { .. } => "nothing remains".to_owned(),
             Check::Lasts { span, .. } => format!("no echo lost in {span}, same interface, tokens renewed"),
             Check::Kill { .. } => "nothing remains once its token has expired".to_owned(),
+            Check::End { .. } => "ended".to_owned(),
+            Check::Restart { .. } => "ready again".to_owned(),
             Check::Isolation { .. } => "once at its two ends, nowhere else".to_owned(),
             Check::Unchanged { .. } => "as before the start".to_owned(),
         }
@@ -131,6 +153,8 @@ impl fmt::Display for Check {
             Check::Close { client } => write!(f, "{client} closes"),
             Check::Lasts { client, interface, .. } => write!(f, "{interface} of {client} lasts"),
             Check::Kill { client } => write!(f, "{client} is killed"),
+            Check::End { process, ending } => write!(f, "{process} is ended by {ending}"),
+            Check::Restart { process, ending } => write!(f, "{process} is ended by {ending} and started again"),
             Check::Isolation { from, to } => write!(f, "isolation of {from} to {to}"),
             Check::Unchanged { pods } => write!(f, "kernel objects of {}", pods.join(", ")),
         }

@@ -10,9 +10,14 @@
 //!   name: hello                       # up to 24 of a-z 0-9 -; namespaces are called hello-<node> and hello-<pod>
 //! spec:
 //!   trustDomain: lab.nsm              # default
+//!   identity: {program: [../bin/spiffe]}              # the Workload API; left out: our own
+//!   registry: {program: [../bin/registry], env: {}}   # left out: our own
 //!   nodes:
 //!   - name: node-1                    # runs one manager and one forwarder
 //!     combined: true                  # both in one process, `nsm node`; two processes when left out
+//!     manager:                        # settings of the manager, of the forwarder likewise; not when they are combined
+//!       program: [../bin/nsmgr, -v]   # somebody else's program plays it; see below
+//!       env: {NSM_DIAL_TIMEOUT: 2s}   # any further setting of the process
 //!     lifetime: 10m                   # of its tokens
 //!   endpoints:                        # each is a pod of its own on its node
 //!   - name: responder
@@ -26,6 +31,7 @@
 //!     routes: [172.31.0.0/16]         # the client learns these
 //!     lifetime: 10m                   # of its tokens
 //!     env: {NSM_LOG_LEVEL: DEBUG}     # any further setting of the process
+//!     program: [../bin/icmp-nse]      # somebody else's program plays it; see below
 //!   clients:                          # each is a pod; they start in this order, each when the one before is ready
 //!   - name: client
 //!     node: node-1
@@ -37,6 +43,7 @@
 //!     expectRefusal: true             # nobody waits for it; it starts after all the others
 //!     manager: missing.sock           # another socket than its node's manager, in the directory of the lab
 //!     env: {}
+//!     program: [../bin/nsc]           # somebody else's program plays it; not with mode init
 //!   hosts:                            # a machine behind a pod, joined to it by a cable; the pod forwards for it
 //!   - name: server
 //!     pod: responder
@@ -49,6 +56,13 @@
 //!   checks: []                        # in order; see [`Check`]
 //! ```
 //!
+//! **A program of somebody else.** `program` is a path, relative to the lab file, and arguments. The program starts in the
+//! namespace of the role it plays and is told what ours would be told, by variables: a flag `--connect-to` of ours is its
+//! `NSM_CONNECT_TO`, and so on; `NSM_BASE_DIR` is a directory of its own, `SPIFFE_ENDPOINT_SOCKET` gives its identity, and
+//! `NSM_LOCAL_DNS_SERVER_ENABLED` is false for clients, because pods of a lab share the files of this machine. `env` wins
+//! over all of these. It does not say when it is ready, so that is seen from outside: all sockets of a Workload API are there, a registry or manager answers, a
+//! forwarder or endpoint is registered, the vWires of a client are listed by the managers. How it ends is not judged.
+//!
 //! Every check is a map with one key, its kind:
 //!
 //! | check | holds when |
@@ -59,7 +73,7 @@
 //! | `addresses: {pod, interface, equal: []}` | the interface has exactly these addresses (link-local ones aside) |
 //! | `route: {pod, to, via, dev, present: true}` | the main table of the pod has it |
 //! | `connections: {client: c, interface, endpoint, mechanism, path, through, avoids}` | the connection of this client has this endpoint, mechanism and way |
-//! | `connections: {node: n, count: 2}` | so many connections pass this node's manager |
+//! | `connections: {node: n, count: 2, within: 30s}` | so many connections pass this node's manager; `within` for 3 s |
 //! | `ready: {client}` | all vWires of this client are up |
 //! | `refusal: {client, hop, contains: []}` | its last try ended in a sentence by that hop with these words |
 //! | `app: {client, interface, route, reaches: true}` | the application saw this at its very first look, and its peer answered |
@@ -67,6 +81,8 @@
 //! | `isolation: {from, to}` | probes sent on this vWire are seen at its two ends and nowhere else |
 //! | `lasts: {client, interface, for: 8s}` | all that time echoes over this vWire come back, its interface stays the same, and its path's tokens are renewed |
 //! | `kill: {client}` | after SIGKILL nothing of its vWires remains anywhere as soon as its token has expired |
+//! | `end: {process, signal: TERM}` | the process, called as in `nsm lab ps`, ends by TERM or KILL and stays away |
+//! | `restart: {process, signal: TERM}` | it ends likewise, is started again and becomes ready |
 //! | `unchanged: {pods: []}` | the kernel objects of these pods are those from before any process ran |
 //!
 //! A check waits for its state with a bound; `ping`, `tcp`, `lasts` and `isolation` must hold at once, because a vWire
@@ -76,7 +92,7 @@
 
 mod check;
 
-pub use check::{Check, Connections, Expect, Of, Span};
+pub use check::{Check, Connections, Ending, Expect, Of, Span};
 
 use ipnet::IpNet;
 use nsm_api::Labels;
@@ -101,6 +117,10 @@ pub struct Lab {
     pub name: String,
     /// SPIFFE trust domain of all its processes.
     pub trust_domain: String,
+    /// Settings of the SPIFFE Workload API server.
+    pub identity: Part,
+    /// The registry's settings.
+    pub registry: Part,
     /// Nodes, in order.
     pub nodes: Vec<Node>,
     /// Endpoints, in order.
@@ -122,6 +142,19 @@ pub struct Node {
     pub combined: bool,
     /// Longest life of its tokens, as `10m`.
     pub lifetime: Option<String>,
+    /// Settings of its manager.
+    pub manager: Part,
+    /// Settings of its forwarder.
+    pub forwarder: Part,
+}
+
+/// Settings of a process that is no pod of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// The program that plays it, and its arguments; our own when empty.
+    pub program: Vec<String>,
+    /// Further settings.
+    pub env: BTreeMap<String, String>,
 }
 
 /// What an endpoint does with packets.
@@ -166,8 +199,8 @@ pub struct Endpoint {
     pub routes: Vec<IpNet>,
     /// Longest life of its tokens, as `10m`.
     pub lifetime: Option<String>,
-    /// Further settings.
-    pub env: BTreeMap<String, String>,
+    /// Further settings, and who plays it.
+    pub part: Part,
 }
 
 /// How a client lives.
@@ -209,8 +242,8 @@ pub struct Client {
     pub expect_refusal: bool,
     /// Another socket than its manager's.
     pub manager: Option<String>,
-    /// Further settings.
-    pub env: BTreeMap<String, String>,
+    /// Further settings, and who plays it.
+    pub part: Part,
 }
 
 /// A route of a host.
@@ -251,6 +284,22 @@ impl Lab {
     /// The client of this name.
     pub fn client(&self, name: &str) -> Option<&Client> {
         self.clients.iter().find(|client| client.name == name)
+    }
+    /// Names of all processes besides the identity authority's.
+    pub fn processes(&self) -> impl Iterator<Item = String> {
+        let of_node = |node: &Node| match node.combined {
+            true => vec![node.name.clone()],
+            false => ["manager", "forwarder"].map(|role| format!("{}-{role}", node.name)).to_vec(),
+        };
+        let pods = self.endpoints.iter().map(|endpoint| &endpoint.name).chain(self.clients.iter().map(|client| &client.name));
+        std::iter::once("registry".to_owned()).chain(self.nodes.iter().flat_map(of_node)).chain(pods.cloned())
+    }
+    /// All that somebody else may play.
+    pub(crate) fn parts(&mut self) -> Vec<&mut Part> {
+        let nodes = self.nodes.iter_mut().flat_map(|node| [&mut node.manager, &mut node.forwarder]);
+        let endpoints = self.endpoints.iter_mut().map(|endpoint| &mut endpoint.part);
+        let clients = self.clients.iter_mut().map(|client| &mut client.part);
+        [&mut self.identity, &mut self.registry].into_iter().chain(nodes).chain(endpoints).chain(clients).collect()
     }
     /// Everything that is a namespace besides nodes and the fabric: endpoints, clients, hosts.
     pub fn pods(&self) -> impl Iterator<Item = &str> {
