@@ -1,12 +1,14 @@
-//! Where the key of a process's connection ids is kept.
+//! Tokens and ids of a process: where the key of its connection ids is kept, and whom an id is given to.
 
 use crate::settings::Settings;
-use nsm_api::Result;
-use nsm_identity::HopIds;
+use nsm_api::*;
+use nsm_hop::role::Issuer;
+use nsm_identity::{HopIds, Place, Source};
 use std::{
     env,
     ffi::OsString,
-    path::{Path, PathBuf},
+    path::{Path as File, PathBuf},
+    time::{Duration, SystemTime},
 };
 use tracing::warn;
 
@@ -57,7 +59,7 @@ fn default_dir(variable: impl Fn(&str) -> Option<OsString>, root: bool) -> Optio
     let given = |name| variable(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
     match given("XDG_STATE_HOME") {
         Some(dir) => Some(dir.join("nsm")),
-        None if root => Some(Path::new("/var/lib/nsm").to_owned()),
+        None if root => Some(File::new("/var/lib/nsm").to_owned()),
         None => given("HOME").map(|home| home.join(".local/state/nsm")),
     }
 }
@@ -68,6 +70,50 @@ fn file_name(name: &str) -> String {
     let escaped: String =
         name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") }).collect();
     format!("{escaped}.hop-ids")
+}
+
+/// Tokens, ids and time of a process.
+pub(super) struct ProcessIssuer {
+    pub(super) source: Source,
+    pub(super) ids: HopIds,
+    pub(super) max_life: Duration,
+}
+
+impl Issuer for ProcessIssuer {
+    fn token(&self, caller: &Caller) -> Result<(String, SystemTime)> {
+        let peer_not_after = caller.certificate.as_deref().and_then(|leaf| nsm_identity::peer(&[leaf.into()])).map(|peer| peer.not_after);
+        let token = self.source.token(caller.identity.as_ref(), self.max_life, peer_not_after)?;
+        Ok((token.text, token.expires))
+    }
+    fn connection_id(&self, path: &Path, caller: &Caller) -> ConnectionId {
+        let origin = origin(path, caller);
+        self.ids.derive(place(&path.segments[0], &origin), place(&path.segments[path.index as usize], shown(caller)))
+    }
+    fn gave(&self, id: &ConnectionId, path: &Path, caller: &Caller) -> bool {
+        self.ids.gave(id, place(&path.segments[0], &origin(path, caller)))
+    }
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+    fn random(&self, below: u64) -> u64 {
+        rand::random_range(0..below.max(1))
+    }
+}
+
+fn place<'a>(segment: &'a Segment, identity: &'a str) -> Place<'a> {
+    Place { name: &segment.name, id: &segment.id, identity }
+}
+
+fn shown(caller: &Caller) -> &str {
+    caller.identity.as_ref().map_or("", SpiffeId::as_str)
+}
+
+/// Who began the path: the caller if it is the first, else whom the processes in between say.
+fn origin(path: &Path, caller: &Caller) -> String {
+    if path.index == 0 {
+        return shown(caller).to_owned();
+    }
+    nsm_policy::jwt::subject(&path.segments[0].token).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -98,7 +144,7 @@ mod tests {
     fn a_named_directory_must_work_and_another_is_done_without() {
         let file = env::temp_dir().join(format!("nsm-ids-{}", std::process::id()));
         std::fs::write(&file, "not a directory").unwrap();
-        let settings = |dir: &Path| Settings::new("manager", OPTIONS).with_environment([("NSM_STATE_DIR", dir.display().to_string())]);
+        let settings = |dir: &File| Settings::new("manager", OPTIONS).with_environment([("NSM_STATE_DIR", dir.display().to_string())]);
         let named = Ids::read(&mut settings(&file));
         assert!(named.load().err().unwrap().to_string().contains("m.hop-ids"));
         assert!(Ids::Preferred(file.join("x")).load().is_ok());

@@ -1,6 +1,9 @@
 //! What the process of every role has: an identity, a way to call others, a way to be called.
 
-use super::{authorize::Discreet, ids::Ids};
+use super::{
+    authorize::Discreet,
+    ids::{Ids, ProcessIssuer},
+};
 use crate::{
     context::Context,
     settings::{GoDuration, Opt, Settings, Shape},
@@ -8,7 +11,7 @@ use crate::{
 use nsm_api::*;
 use nsm_grpc::{DialOptions, Dialer, ServeOptions};
 use nsm_hop::role::{Dial, Issuer};
-use nsm_identity::{HopIds, Place, Source};
+use nsm_identity::Source;
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -138,49 +141,6 @@ impl Process {
             |hop| Arc::new(Direct { hop, source: self.source.clone(), max_life: self.max_token_life }) as Arc<dyn NetworkServiceApi>;
         Arc::new(ProcessDial { dialer: self.dialer.clone(), local: local.into_iter().map(|(name, hop)| (name, direct(hop))).collect() })
     }
-}
-
-struct ProcessIssuer {
-    source: Source,
-    ids: HopIds,
-    max_life: Duration,
-}
-
-impl Issuer for ProcessIssuer {
-    fn token(&self, caller: &Caller) -> Result<(String, SystemTime)> {
-        let peer_not_after = caller.certificate.as_deref().and_then(|leaf| nsm_identity::peer(&[leaf.into()])).map(|peer| peer.not_after);
-        let token = self.source.token(caller.identity.as_ref(), self.max_life, peer_not_after)?;
-        Ok((token.text, token.expires))
-    }
-    fn connection_id(&self, path: &Path, caller: &Caller) -> ConnectionId {
-        let origin = origin(path, caller);
-        self.ids.derive(place(&path.segments[0], &origin), place(&path.segments[path.index as usize], shown(caller)))
-    }
-    fn gave(&self, id: &ConnectionId, path: &Path, caller: &Caller) -> bool {
-        self.ids.gave(id, place(&path.segments[0], &origin(path, caller)))
-    }
-    fn now(&self) -> SystemTime {
-        SystemTime::now()
-    }
-    fn random(&self, below: u64) -> u64 {
-        rand::random_range(0..below.max(1))
-    }
-}
-
-fn place<'a>(segment: &'a Segment, identity: &'a str) -> Place<'a> {
-    Place { name: &segment.name, id: &segment.id, identity }
-}
-
-fn shown(caller: &Caller) -> &str {
-    caller.identity.as_ref().map_or("", SpiffeId::as_str)
-}
-
-/// Who began the path: the caller if it is the first, else whom the processes in between say.
-fn origin(path: &Path, caller: &Caller) -> String {
-    if path.index == 0 {
-        return shown(caller).to_owned();
-    }
-    nsm_policy::jwt::subject(&path.segments[0].token).unwrap_or_default()
 }
 
 struct ProcessDial {

@@ -161,7 +161,7 @@ async fn a_monitor_shows_tokens_to_those_on_the_way_only() {
         let event = bounded(events.next()).await.unwrap().unwrap();
         let segments = event.connections.into_values().next().unwrap().path.segments;
         assert_eq!(segments.len(), 3);
-        assert!(segments.iter().all(|segment| !segment.token.is_empty() == entitled), "{segments:?}");
+        assert!(segments.iter().all(|segment| segment.token.is_empty() != entitled), "{segments:?}");
         assert_eq!(segments[2].id, far.path.segments[2].id);
     }
 }

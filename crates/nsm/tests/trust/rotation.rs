@@ -71,7 +71,7 @@ async fn no_connection_is_lost_when_identities_rotate_under_load() {
         };
         let (peer, fresh) = (peer.clone(), connection(&[segment("client", &format!("c-{number}"), "")], 0));
         let ask = match before {
-            Some(up) if lane % 4 == 0 => {
+            Some(up) if lane.is_multiple_of(4) => {
                 let peer = peer.clone();
                 tasks.push(tokio::spawn(async move { peer.close(up).await }));
                 fresh
