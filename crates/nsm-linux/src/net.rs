@@ -324,13 +324,10 @@ impl Net {
         netns::run_in_blocking(&self.netns, list)?
     }
     /// Everything that exists in this namespace as canonical, sorted lines: links, addresses, routes of all tables,
-    /// rules, permanent neighbours, queueing disciplines and filters. Without what comes and goes by itself (counters,
+    /// rules, permanent neighbours, queueing disciplines and filters. Without packet filters (see [`Net::filter_tables`]) and what comes and goes by itself (counters,
     /// learned neighbours, cached routes, IPv6 link-local addresses). Two snapshots are equal when nothing was left behind.
     pub fn snapshot(&self) -> Result<Vec<String>> {
-        let mut lines = snapshot::take(&mut self.socket()).map_err(self.explain("a snapshot", "list its objects"))?;
-        lines.extend(self.filter_tables()?.into_iter().map(|name| format!("table {name}")));
-        lines.sort();
-        Ok(lines)
+        snapshot::take(&mut self.socket()).map_err(self.explain("a snapshot", "list its objects"))
     }
 }
 
