@@ -6,7 +6,7 @@ use std::{collections::HashMap, mem, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// Most answers that are remembered.
-pub const MAX_CACHED: usize = 4096;
+pub const MAX_CACHED: usize = 2048;
 /// An answer is asked for again after this time, whatever its records say.
 pub const MAX_TTL: Duration = Duration::from_secs(3600);
 /// The same for a "no": names of workloads appear at any time.
@@ -52,6 +52,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Reply;
     use hickory_proto::{
         op::{Message, OpCode, Query, ResponseCode},
         rr::{
@@ -71,11 +72,16 @@ mod tests {
     }
 
     fn yes(name: &str, ttl: u32) -> Arc<Answer> {
-        let mut reply = request(name);
-        let owner = reply.queries[0].name().clone();
-        reply.add_answer(Record::from_rdata(owner.clone(), ttl + 5, RData::A(A::new(1, 1, 1, 1))));
-        reply.add_answer(Record::from_rdata(owner.clone(), ttl, RData::A(A::new(2, 2, 2, 2))));
-        Arc::new(Answer::from_reply(&owner, reply))
+        sized(name, &[ttl + 5, ttl], 99)
+    }
+
+    /// As many addresses as `ttls`, in a reply of `size` bytes.
+    fn sized(name: &str, ttls: &[u32], size: usize) -> Arc<Answer> {
+        let mut message = request(name);
+        let question = Question::of(&message).unwrap();
+        let record = |ttl: &u32| Record::from_rdata(question.name.clone(), *ttl, RData::A(A::new(1, 1, 1, 1)));
+        message.add_answers(ttls.iter().map(record));
+        Arc::new(Answer::from_reply(&question, Reply { message, size }))
     }
 
     fn no(ttl: u32, minimum: u32) -> Answer {
@@ -83,7 +89,7 @@ mod tests {
         reply.metadata.response_code = ResponseCode::NXDomain;
         let soa = SOA::new(Name::root(), Name::root(), 1, 1, 1, 1, minimum);
         reply.add_authority(Record::from_rdata(Name::root(), ttl, RData::SOA(soa)));
-        Answer::from_reply(&Name::root(), reply)
+        Answer::from_reply(&question("a."), Reply { message: reply, size: 99 })
     }
 
     /// The seconds for which an answer is remembered.
@@ -107,6 +113,8 @@ mod tests {
             ("or that zone's minimum", Arc::new(no(600, 8)), 8),
             ("a no at most", Arc::new(no(600, 600)), MAX_NEGATIVE_TTL.as_secs()),
             ("a no while one server is silent", Arc::new(unsure), 0),
+            ("what is large", sized("a.", &[60], 4097), 0),
+            ("what is much", sized("a.", &[60; 65], 99), 0),
             ("a failure", Arc::new(failure), 0),
         ];
         for (what, answer, expected) in table {

@@ -45,6 +45,15 @@ pub(crate) enum Carrier {
     Tcp,
 }
 
+/// A server that questions go to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerStatus {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Questions since its last reply that waited for it in vain; 0 when it is well.
+    pub unanswered: u32,
+}
+
 /// What a resolver knows and has done.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -52,8 +61,8 @@ pub struct Status {
     pub listen: SocketAddr,
     /// Configurations by owner.
     pub configs: BTreeMap<String, Vec<DnsConfig>>,
-    /// The servers that questions go to, each with the number of questions that it left without a reply in a row.
-    pub servers: Vec<(SocketAddr, u32)>,
+    /// The servers that questions go to.
+    pub servers: Vec<ServerStatus>,
     /// The search domains that are tried, in order.
     pub search_domains: Vec<String>,
     /// Entries of the configurations that are not used: malformed, ourselves, or over a bound.
@@ -256,7 +265,7 @@ impl Engine {
             Ok(reply) => {
                 asked.has_reply = true;
                 server.has_replied();
-                Answer::from_reply(&question.name, reply)
+                Answer::from_reply(question, reply)
             }
             Err(error) => {
                 count(&self.counters.server_failures);
@@ -271,7 +280,7 @@ impl Engine {
         Status {
             listen: self.listen,
             configs: self.table.owners(),
-            servers: view.servers.iter().map(|server| (server.address, server.unanswered())).collect(),
+            servers: view.servers.iter().map(Server::status).collect(),
             search_domains: view.search.iter().map(Name::to_ascii).collect(),
             ignored: view.ignored.clone(),
             cached: lock(&view.cache).len(),

@@ -1,8 +1,7 @@
 //! One question to one server: UDP from a fresh port, TCP when the answer does not fit, and once more without EDNS
 //! for a server that does not understand it.
 
-use crate::wire::{Dialect, Question, is_not_understood};
-use hickory_proto::op::Message;
+use crate::wire::{Dialect, Question, Reply, is_not_understood};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -14,28 +13,28 @@ use tokio::{
     time::timeout,
 };
 
-/// How long each sending waits before the next one: datagrams get lost.
-const WAITS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(2)];
+/// How long each sending waits before the next one: datagrams get lost. The second is within [`crate::GRACE`].
+const WAITS: [Duration; 3] = [Duration::from_millis(400), Duration::from_millis(1100), Duration::from_millis(3500)];
 /// Largest datagram in bytes that is read whole: some servers send more than was announced.
 const MAX_UDP_REPLY: usize = 4096;
 
 /// The server's reply to the question, whatever its code. The caller bounds the time.
-pub(crate) async fn exchange(server: SocketAddr, id: u16, question: &Question) -> io::Result<Message> {
+pub(crate) async fn exchange(server: SocketAddr, id: u16, question: &Question) -> io::Result<Reply> {
     let reply = in_dialect(server, id, question, Dialect::Extended).await?;
-    if is_not_understood(&reply) { in_dialect(server, id, question, Dialect::Plain).await } else { Ok(reply) }
+    if is_not_understood(&reply.message) { in_dialect(server, id, question, Dialect::Plain).await } else { Ok(reply) }
 }
 
-async fn in_dialect(server: SocketAddr, id: u16, question: &Question, dialect: Dialect) -> io::Result<Message> {
+async fn in_dialect(server: SocketAddr, id: u16, question: &Question, dialect: Dialect) -> io::Result<Reply> {
     let bytes = question.message(id, dialect).to_vec().map_err(io::Error::other)?;
-    let reply = over_udp(server, &bytes, |reply| question.is_answered_by(id, reply)).await?;
-    if !reply.metadata.truncation {
+    let is_ours = |reply: &Reply| question.is_answered_by(id, &reply.message);
+    let reply = over_udp(server, &bytes, is_ours).await?;
+    if !reply.message.metadata.truncation {
         return Ok(reply);
     }
-    let reply = over_tcp(server, &bytes).await?;
-    if question.is_answered_by(id, &reply) { Ok(reply) } else { Err(io::ErrorKind::InvalidData.into()) }
+    over_tcp(server, &bytes).await?.filter(is_ours).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-async fn over_udp(server: SocketAddr, question: &[u8], is_ours: impl Fn(&Message) -> bool) -> io::Result<Message> {
+async fn over_udp(server: SocketAddr, question: &[u8], is_ours: impl Fn(&Reply) -> bool) -> io::Result<Reply> {
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
@@ -49,25 +48,29 @@ async fn over_udp(server: SocketAddr, question: &[u8], is_ours: impl Fn(&Message
 }
 
 /// Passes over what is not the reply: forged, late, or malformed.
-async fn receive(socket: &UdpSocket, is_ours: &impl Fn(&Message) -> bool) -> io::Result<Message> {
+async fn receive(socket: &UdpSocket, is_ours: &impl Fn(&Reply) -> bool) -> io::Result<Reply> {
     let mut buffer = vec![0; MAX_UDP_REPLY];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        if let Some(reply) = Message::from_vec(&buffer[..length]).ok().filter(is_ours) {
+        if let Some(reply) = Reply::read(&buffer[..length]).filter(is_ours) {
             return Ok(reply);
         }
     }
 }
 
-async fn over_tcp(server: SocketAddr, question: &[u8]) -> io::Result<Message> {
+async fn over_tcp(server: SocketAddr, question: &[u8]) -> io::Result<Option<Reply>> {
     let mut stream = TcpStream::connect(server).await?;
     write_frame(&mut stream, question).await?;
-    Message::from_vec(&read_frame(&mut stream).await?).map_err(io::Error::other)
+    Ok(Reply::read(&read_frame(&mut stream, u16::MAX).await?))
 }
 
-/// A message of a stream: two bytes of length, then itself.
-pub(crate) async fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut message = vec![0; stream.read_u16().await?.into()];
+/// A message of a stream: two bytes of length, then itself. A longer one than `most` is an error.
+pub(crate) async fn read_frame(stream: &mut TcpStream, most: u16) -> io::Result<Vec<u8>> {
+    let length = stream.read_u16().await?;
+    if length > most {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut message = vec![0; length.into()];
     stream.read_exact(&mut message).await?;
     Ok(message)
 }

@@ -25,7 +25,7 @@ mod table;
 mod wire;
 
 pub use cache::{MAX_CACHED, MAX_NEGATIVE_TTL, MAX_TTL};
-pub use engine::{GRACE, MAX_SOCKETS, QUERY_TIME, Status};
+pub use engine::{GRACE, MAX_SOCKETS, QUERY_TIME, ServerStatus, Status};
 pub use server::{MAX_IN_FLIGHT, MAX_TCP_CONNECTIONS, Resolver};
 pub use table::{MAX_OWNERS, MAX_SEARCH_DOMAINS, MAX_SERVERS};
 pub use wire::MAX_UDP_MESSAGE;

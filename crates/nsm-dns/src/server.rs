@@ -16,8 +16,8 @@ use tokio::{
 pub const MAX_IN_FLIGHT: usize = 1024;
 /// Most TCP connections of workloads; further ones are closed.
 pub const MAX_TCP_CONNECTIONS: usize = 64;
-/// Longest question in bytes that is read from a datagram; a longer one is malformed.
-const MAX_QUESTION: usize = 4096;
+/// Longest question in bytes that is read; a longer datagram is malformed, a longer message of a stream ends that.
+const MAX_QUESTION: u16 = 4096;
 /// A TCP connection that asks nothing, or does not take its answer, is closed after this time.
 const TCP_IDLE: Duration = Duration::from_secs(10);
 /// Pause after the kernel refused to receive or accept, which it may go on to do.
@@ -91,7 +91,7 @@ fn refused(address: SocketAddr, error: &io::Error) -> Error {
 }
 
 async fn serve_udp(socket: Arc<UdpSocket>, engine: Arc<Engine>) {
-    let mut buffer = vec![0; MAX_QUESTION];
+    let mut buffer = vec![0; MAX_QUESTION.into()];
     let mut tasks = JoinSet::new();
     loop {
         let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
@@ -133,7 +133,7 @@ async fn serve_tcp(listener: TcpListener, engine: Arc<Engine>) {
 /// Questions one after the other, until the peer leaves or is silent for too long.
 async fn serve_stream(mut stream: TcpStream, engine: &Arc<Engine>) -> io::Result<()> {
     loop {
-        let question = timeout(TCP_IDLE, read_frame(&mut stream)).await??;
+        let question = timeout(TCP_IDLE, read_frame(&mut stream, MAX_QUESTION)).await??;
         let Some(reply) = engine.answer(&question, Carrier::Tcp).await else { return Ok(()) };
         timeout(TCP_IDLE, write_frame(&mut stream, &reply)).await??;
     }

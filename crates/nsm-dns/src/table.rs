@@ -1,7 +1,7 @@
 //! Whom to ask: the configurations of all owners, and the view that questions work with. A change makes a new view;
 //! questions under way keep theirs.
 
-use crate::{cache::Cache, lock};
+use crate::{cache::Cache, engine::ServerStatus, lock};
 use arc_swap::ArcSwap;
 use hickory_proto::rr::Name;
 use nsm_api::{DnsConfig, Error, Kind, Result};
@@ -43,12 +43,11 @@ impl Server {
 
     /// Whether the next question should wait for it.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.unanswered() < MAX_UNANSWERED || self.passed_over.fetch_add(1, Relaxed) % PROBE == PROBE - 1
+        self.unanswered.load(Relaxed) < MAX_UNANSWERED || self.passed_over.fetch_add(1, Relaxed) % PROBE == PROBE - 1
     }
 
-    /// Questions since its last reply that waited for it in vain.
-    pub(crate) fn unanswered(&self) -> u32 {
-        self.unanswered.load(Relaxed)
+    pub(crate) fn status(&self) -> ServerStatus {
+        ServerStatus { address: self.address, unanswered: self.unanswered.load(Relaxed) }
     }
 
     pub(crate) fn has_replied(&self) {

@@ -11,6 +11,11 @@ pub const MAX_UDP_MESSAGE: u16 = 1232;
 /// Bytes of a header.
 const HEADER: usize = 12;
 
+/// Most records of an answer that is remembered. With [`MAX_KEPT_SIZE`] it bounds the memory of all that is.
+const MAX_KEPT_RECORDS: usize = 64;
+/// Largest reply in bytes that is remembered.
+const MAX_KEPT_SIZE: usize = 4096;
+
 /// What is asked, apart from who asks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Question {
@@ -148,14 +153,52 @@ pub(crate) enum Verdict {
     Found,
 }
 
+/// A reply without the record, an alias apart, is "no"; unless it refers to other servers: that is no answer at all.
+fn verdict(kind: RecordType, reply: &Message) -> Verdict {
+    let is_wanted = |record: &Record| kind == RecordType::ANY || record.record_type() == kind;
+    let is_referral = reply.answers.is_empty() && !reply.authorities.is_empty() && negative_ttl(&reply.authorities).is_none();
+    match reply.metadata.response_code {
+        ResponseCode::NoError if reply.answers.iter().any(is_wanted) => Verdict::Found,
+        ResponseCode::NoError if !is_referral => Verdict::NoRecord,
+        ResponseCode::NXDomain => Verdict::NoName,
+        _ => Verdict::Failed,
+    }
+}
+
+/// How long a "no" holds by the record of its zone, in seconds.
+fn negative_ttl(authorities: &[Record]) -> Option<u32> {
+    authorities.iter().find_map(|record| match &record.data {
+        RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
+        _ => None,
+    })
+}
+
+/// What a server sent.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) message: Message,
+    /// In bytes.
+    pub(crate) size: usize,
+}
+
+impl Reply {
+    /// `None` when it is malformed.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Reply> {
+        Message::from_vec(bytes).ok().map(|message| Reply { message, size: bytes.len() })
+    }
+}
+
 /// What was found out, without what concerns one asker only.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     /// The name that was asked for in the end: the asker's, or that below a search domain.
     name: Name,
+    verdict: Verdict,
     code: ResponseCode,
     answers: Vec<Record>,
     authorities: Vec<Record>,
+    /// Of the reply, in bytes.
+    size: usize,
     /// Every server that was asked has said so. A "no" that is not sure is told, but not remembered.
     pub(crate) sure: bool,
 }
@@ -163,7 +206,8 @@ pub(crate) struct Answer {
 impl Answer {
     /// Nobody answered.
     pub(crate) fn failure(name: &Name) -> Answer {
-        Answer { name: name.clone(), code: ResponseCode::ServFail, answers: Vec::new(), authorities: Vec::new(), sure: false }
+        let (answers, authorities) = (Vec::new(), Vec::new());
+        Answer { name: name.clone(), verdict: Verdict::Failed, code: ResponseCode::ServFail, answers, authorities, size: 0, sure: false }
     }
 
     /// We do not pass this question on.
@@ -172,40 +216,30 @@ impl Answer {
     }
 
     /// What a server said. Additional records are left out: nobody asked for them.
-    pub(crate) fn from_reply(name: &Name, reply: Message) -> Answer {
-        let answer = Answer {
-            name: name.clone(),
-            code: reply.metadata.response_code,
-            answers: reply.answers,
-            authorities: reply.authorities,
-            sure: true,
-        };
-        if answer.verdict() == Verdict::Failed { Answer::failure(name) } else { answer }
+    pub(crate) fn from_reply(question: &Question, reply: Reply) -> Answer {
+        let (message, size) = (reply.message, reply.size);
+        let verdict = verdict(question.kind, &message);
+        if verdict == Verdict::Failed {
+            return Answer::failure(&question.name);
+        }
+        let (code, name) = (message.metadata.response_code, question.name.clone());
+        Answer { name, verdict, code, answers: message.answers, authorities: message.authorities, size, sure: true }
     }
 
     pub(crate) fn verdict(&self) -> Verdict {
-        // A referral to other servers is no answer.
-        let is_referral = !self.authorities.is_empty() && self.soa().is_none();
-        match self.code {
-            ResponseCode::NoError if !self.answers.is_empty() => Verdict::Found,
-            ResponseCode::NoError if !is_referral => Verdict::NoRecord,
-            ResponseCode::NXDomain => Verdict::NoName,
-            _ => Verdict::Failed,
-        }
+        self.verdict
     }
 
-    fn soa(&self) -> Option<(u32, u32)> {
-        self.authorities.iter().find_map(|record| match &record.data {
-            RData::SOA(soa) => Some((record.ttl, soa.minimum)),
-            _ => None,
-        })
-    }
-
-    /// How long it holds by its records; `None` when that is not said, or for what may be otherwise at once.
+    /// How long it holds by its records; `None` when that is not said, for what may be otherwise at once, and for what
+    /// is too large to be kept.
     pub(crate) fn lifetime(&self) -> Option<Duration> {
-        let seconds = match self.verdict() {
-            Verdict::Found => self.answers.iter().map(|record| record.ttl).min(),
-            Verdict::NoRecord | Verdict::NoName if self.sure => self.soa().map(|(ttl, minimum)| ttl.min(minimum)),
+        if self.size > MAX_KEPT_SIZE || self.answers.len() + self.authorities.len() > MAX_KEPT_RECORDS {
+            return None;
+        }
+        let shortest = self.answers.iter().map(|record| record.ttl).min();
+        let seconds = match self.verdict {
+            Verdict::Found => shortest,
+            Verdict::NoRecord | Verdict::NoName if self.sure => negative_ttl(&self.authorities).map(|ttl| ttl.min(shortest.unwrap_or(ttl))),
             _ => None,
         };
         seconds.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into()))

@@ -40,7 +40,11 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) async fn start(answer: impl Fn(&Message, Carrier) -> Option<Message> + Send + Sync + 'static) -> Fake {
-        let (udp, tcp) = sockets().await;
+        Fake::start_on("127.0.0.1:0", answer).await
+    }
+
+    async fn start_on(address: &str, answer: impl Fn(&Message, Carrier) -> Option<Message> + Send + Sync + 'static) -> Fake {
+        let (udp, tcp) = sockets(address).await;
         let (address, questions) = (udp.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
         let (answer, count, mut tasks) = (Arc::new(answer), questions.clone(), JoinSet::new());
         let reply = move |bytes: &[u8], carrier| {
@@ -71,7 +75,11 @@ impl Fake {
 
     /// Knows the addresses of some names and that there are no others.
     pub(crate) async fn zone(names: &'static [(&'static str, [u8; 4])]) -> Fake {
-        Fake::start(move |question, _| Some(zone(question, names))).await
+        Fake::zone_on("127.0.0.1:0", names).await
+    }
+
+    pub(crate) async fn zone_on(address: &str, names: &'static [(&'static str, [u8; 4])]) -> Fake {
+        Fake::start_on(address, move |question, _| Some(zone(question, names))).await
     }
 
     /// How many questions came.
@@ -90,9 +98,9 @@ pub(crate) fn config(server: SocketAddr, search: &[&str]) -> DnsConfig {
     DnsConfig { dns_server_ips: vec![server.to_string()], search_domains, ..DnsConfig::default() }
 }
 
-async fn sockets() -> (UdpSocket, TcpListener) {
+async fn sockets(address: &str) -> (UdpSocket, TcpListener) {
     for _ in 0..8 {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let udp = UdpSocket::bind(address).await.unwrap();
         if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
             return (udp, tcp);
         }
@@ -155,7 +163,7 @@ pub(crate) async fn ask(server: SocketAddr, question: &Message) -> Message {
 
 /// Sends a datagram and waits for the reply.
 pub(crate) async fn send(server: SocketAddr, bytes: &[u8]) -> Vec<u8> {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let socket = UdpSocket::bind(if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).await.unwrap();
     socket.connect(server).await.unwrap();
     socket.send(bytes).await.unwrap();
     let mut buffer = vec![0; 65536];

@@ -54,6 +54,16 @@ async fn another_stub_understands_us_over_udp_and_tcp() {
     }
 }
 
+/// X-034 over IPv6: the resolver and one of its servers have such addresses.
+#[tokio::test]
+async fn both_families_serve() {
+    let (four, six) = (Fake::zone(&[("four.a.", [4, 4, 4, 4])]).await, Fake::zone_on("[::1]:0", &[("six.a.", [6, 6, 6, 6])]).await);
+    let resolver = Resolver::start("[::1]:0".parse().unwrap()).await.unwrap();
+    resolver.set("c", &[four.config(&[]), six.config(&[])]).unwrap();
+    assert_eq!(addresses(resolver.address(), "four.a.").await, [Ipv4Addr::new(4, 4, 4, 4)]);
+    assert_eq!(addresses(resolver.address(), "six.a.").await, [Ipv4Addr::new(6, 6, 6, 6)]);
+}
+
 #[tokio::test]
 async fn search_domains_are_tried_in_their_order_and_the_asker_sees_its_own_name() {
     let server = Fake::zone(&[
