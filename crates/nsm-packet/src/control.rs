@@ -1,0 +1,2 @@
+//! stub
+pub struct Client; pub struct RunOptions; pub fn run(_: RunOptions) {}

@@ -1,0 +1,208 @@
+//! What the threads of an engine have in common.
+
+use super::{path::Path, timers::Timers, tunnel::Tunnel};
+use crate::{
+    error::refused,
+    keys::random,
+    segment::MAX_PACKET,
+    wireguard::{indices::Indices, macs::Cookies, peer::Outbox, timing::Timing},
+};
+use nsm_api::Result;
+use rustix::{
+    event::{EventfdFlags, epoll, eventfd},
+    io::Errno,
+};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// Most packets that are dropped at a time when a peer does not answer: what an interface holds.
+const MAX_PURGED: usize = 1000;
+/// The number under which the bell is watched; devices and paths begin at one.
+const BELL: u64 = 0;
+/// Marks the number of a path.
+const PATH: u64 = 1 << 32;
+
+/// What has something to be read.
+pub(super) enum Ready {
+    Interface(Arc<Tunnel>),
+    Path(Arc<Path>),
+    /// It is over, or what was ready has gone.
+    Nothing,
+}
+
+/// What a device gets to know of its engine.
+pub(super) struct Parts {
+    pub(super) indices: Arc<Indices>,
+    pub(super) timing: Timing,
+}
+
+/// The common state.
+pub(super) struct Shared {
+    pub(super) poll: OwnedFd,
+    pub(super) indices: Arc<Indices>,
+    pub(super) timers: Timers,
+    timing: Timing,
+    bell: OwnedFd,
+    stopped: AtomicBool,
+    tunnels: RwLock<BTreeMap<u32, Arc<Tunnel>>>,
+    paths: RwLock<BTreeMap<u32, Arc<Path>>>,
+    guard: Mutex<Guard>,
+}
+
+/// How many handshake messages came lately, and the cookies for their senders.
+struct Guard {
+    cookies: Cookies,
+    since: Instant,
+    count: u32,
+}
+
+impl Shared {
+    pub(super) fn new(timing: Timing) -> Result<Shared> {
+        let failed = |errno| refused("the packet engine", "open what it waits with", errno);
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
+        // Not once: the bell is heard by all.
+        epoll::add(&poll, &bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN).map_err(failed)?;
+        let now = Instant::now();
+        Ok(Shared {
+            poll,
+            indices: Arc::default(),
+            timers: Timers::default(),
+            timing,
+            bell,
+            stopped: AtomicBool::new(false),
+            tunnels: RwLock::default(),
+            paths: RwLock::default(),
+            guard: Mutex::new(Guard { cookies: Cookies::new(now)?, since: now, count: 0 }),
+        })
+    }
+    pub(super) fn parts(&self) -> Parts {
+        Parts { indices: self.indices.clone(), timing: self.timing }
+    }
+    pub(super) fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        // The counter of the bell is far from full.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        self.timers.wake();
+    }
+    pub(super) fn tunnel(&self, number: u32) -> Option<Arc<Tunnel>> {
+        self.tunnels.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
+    }
+    /// What an event is about.
+    pub(super) fn ready(&self, data: u64) -> Ready {
+        let number = data as u32;
+        match data & PATH {
+            0 => self.tunnel(number).map_or(Ready::Nothing, Ready::Interface),
+            _ => {
+                let paths = self.paths.read().unwrap_or_else(PoisonError::into_inner);
+                paths.get(&number).cloned().map_or(Ready::Nothing, Ready::Path)
+            }
+        }
+    }
+
+    /// The device takes part: its packets are carried and its timers run.
+    pub(super) fn attach(&self, tunnel: &Arc<Tunnel>) -> Result<()> {
+        self.tunnels.write().unwrap_or_else(PoisonError::into_inner).insert(tunnel.number, tunnel.clone());
+        tunnel.path.join(tunnel);
+        let failed = |errno| refused(format!("interface {}", tunnel.tun().index), "watch it", errno);
+        let (file, data, flags) = (tunnel.tun().file.as_fd(), epoll::EventData::new_u64(tunnel.number.into()), once());
+        match epoll::add(&self.poll, file, data, flags) {
+            // The interface was open before, for the device as it was.
+            Err(Errno::EXIST) => epoll::modify(&self.poll, file, data, flags).map_err(failed)?,
+            other => other.map_err(failed)?,
+        }
+        let (now, mut out) = (Instant::now(), Outbox::default());
+        tunnel.peer().start(now, &mut out)?;
+        self.settle(tunnel, now, out);
+        Ok(())
+    }
+    /// The device takes no part any more; its interface stays.
+    pub(super) fn detach(&self, tunnel: &Arc<Tunnel>) {
+        self.tunnels.write().unwrap_or_else(PoisonError::into_inner).remove(&tunnel.number);
+        tunnel.path.leave(tunnel);
+        self.timers.cancel(tunnel);
+        tunnel.peer().end();
+        if Arc::strong_count(&tunnel.tun().file) == 1 {
+            // One that has gone is not watched.
+            let _ = epoll::delete(&self.poll, tunnel.tun().file.as_fd());
+        }
+    }
+    pub(super) fn watch(&self, path: &Arc<Path>) -> Result<()> {
+        self.paths.write().unwrap_or_else(PoisonError::into_inner).insert(path.number, path.clone());
+        let data = epoll::EventData::new_u64(PATH | u64::from(path.number));
+        epoll::add(&self.poll, &path.socket, data, once()).map_err(|errno| refused("a UDP socket", "watch it", errno))
+    }
+    pub(super) fn unwatch(&self, path: &Path) {
+        self.paths.write().unwrap_or_else(PoisonError::into_inner).remove(&path.number);
+        // Closing the socket would do the same, a little later.
+        let _ = epoll::delete(&self.poll, &path.socket);
+    }
+    /// Whoever waits next hears when there is something to be read again. One that has gone is not watched any more.
+    pub(super) fn listen(&self, ready: &Ready) {
+        // Held until it is done: the interface may be taken over by the same device with other keys.
+        let tunnels = self.tunnels.read().unwrap_or_else(PoisonError::into_inner);
+        let (fd, data) = match ready {
+            Ready::Interface(tunnel) if !tunnels.contains_key(&tunnel.number) => return,
+            Ready::Interface(tunnel) => (tunnel.tun().file.as_fd(), u64::from(tunnel.number)),
+            Ready::Path(path) => (path.socket.as_fd(), PATH | u64::from(path.number)),
+            Ready::Nothing => return,
+        };
+        let _ = epoll::modify(&self.poll, fd, epoll::EventData::new_u64(data), once());
+    }
+
+    /// Does what a call of the peer's state left to do, and sees to its timers.
+    pub(super) fn settle(&self, tunnel: &Arc<Tunnel>, now: Instant, out: Outbox) {
+        tunnel.deliver(now, &out);
+        if (out.established || out.gave_up) && tunnel.parked.swap(false, Ordering::AcqRel) {
+            if out.gave_up {
+                purge(tunnel);
+            }
+            self.listen(&Ready::Interface(tunnel.clone()));
+        }
+        let deadline = tunnel.peer().deadline();
+        self.timers.at_latest(tunnel, deadline);
+    }
+    /// Counts a handshake message that passed its gate; the sender's cookie if it must prove its address.
+    pub(super) fn cookie_wanted(&self, path: &Path, now: Instant) -> Option<[u8; 16]> {
+        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_duration_since(guard.since) >= Duration::from_secs(1) {
+            (guard.since, guard.count) = (now, 0);
+        }
+        guard.count = guard.count.saturating_add(1);
+        if guard.count <= self.timing.load_threshold {
+            return None;
+        }
+        let cookie = guard.cookies.of(path.endpoint, now);
+        // Without randomness nobody could prove anything: then nobody is heard.
+        Some(cookie.unwrap_or_else(|_| {
+            let mut never = [0; 16];
+            let _ = random(&mut never);
+            never
+        }))
+    }
+}
+
+fn once() -> epoll::EventFlags {
+    epoll::EventFlags::IN | epoll::EventFlags::ONESHOT
+}
+
+/// Drops the packets that waited for a session which never came.
+fn purge(tunnel: &Tunnel) {
+    let mut packet = vec![0; MAX_PACKET];
+    for _ in 0..MAX_PURGED {
+        match rustix::io::read(&tunnel.tun().file, packet.as_mut_slice()) {
+            Ok(_) => tunnel.tally.tx_dropped.fetch_add(1, Ordering::Relaxed),
+            Err(_) => return,
+        };
+    }
+}

@@ -1,0 +1,131 @@
+//! A thread that carries packets: it waits while nothing moves, and polls what just moved while more is likely.
+//!
+//! An interface or a socket is heard of once and then belongs to the worker that heard of it, until that worker hands it
+//! back. Meanwhile nobody is woken for it, which for a busy flow is most of the cost.
+
+use super::{
+    decap::Decap,
+    encap::Encap,
+    shared::{Ready, Shared},
+};
+use rustix::event::{Timespec, epoll};
+use std::{
+    mem::MaybeUninit,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Most interfaces and sockets that one worker polls.
+const MAX_HOT: usize = 16;
+/// Longest time that a worker polls without a packet.
+const MAX_SPIN: Duration = Duration::from_micros(50);
+/// Shortest such time that is worth the effort.
+const MIN_SPIN: Duration = Duration::from_micros(5);
+/// While packets move, others are looked for once in so many rounds.
+const ROUNDS: u32 = 8;
+
+/// What serving something came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Packets moved, and there may be more.
+    More,
+    /// Packets moved, and there are no more.
+    Drained,
+    /// There was nothing.
+    Nothing,
+    /// It is not to be served any more, until somebody says so.
+    Gone,
+}
+
+/// The state of one thread.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    encap: Encap,
+    decap: Decap,
+    hot: Vec<Ready>,
+    /// How long to poll without a packet: learned from how soon the next came.
+    spin: Duration,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>) -> Worker {
+        Worker { shared, encap: Encap::new(), decap: Decap::new(), hot: Vec::with_capacity(MAX_HOT), spin: Duration::ZERO }
+    }
+    /// Works until the engine stops.
+    pub(super) fn run(mut self) {
+        while !self.shared.stopped() {
+            self.sleep();
+            self.busy();
+        }
+    }
+    /// Waits for something to be read, and learns from how long it took.
+    fn sleep(&mut self) {
+        let begun = Instant::now();
+        self.look(None);
+        let slept = begun.elapsed();
+        if slept <= MAX_SPIN {
+            self.spin = (self.spin * 2).clamp(MIN_SPIN, MAX_SPIN);
+        } else if slept > MAX_SPIN * 4 {
+            self.spin = if self.spin <= MIN_SPIN { Duration::ZERO } else { self.spin / 2 };
+        }
+    }
+    /// Serves what is hot until it has been quiet for a while; then it is handed back.
+    fn busy(&mut self) {
+        let (mut round, mut moved_at) = (0u32, Instant::now());
+        while !self.hot.is_empty() && !self.shared.stopped() {
+            let moved = self.serve_all();
+            round = round.wrapping_add(1);
+            if moved {
+                moved_at = Instant::now();
+            }
+            if !moved || round.is_multiple_of(ROUNDS) {
+                self.look(Some(Duration::ZERO));
+            }
+            if !moved {
+                if moved_at.elapsed() >= self.spin {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+        }
+        for ready in self.hot.drain(..) {
+            self.shared.listen(&ready);
+        }
+    }
+    /// One turn for each. Whether anything moved.
+    fn serve_all(&mut self) -> bool {
+        let mut moved = false;
+        let mut number = 0;
+        while number < self.hot.len() {
+            let progress = match &self.hot[number] {
+                Ready::Interface(tunnel) => self.encap.serve(&self.shared, tunnel),
+                Ready::Path(path) => self.decap.serve(&self.shared, path),
+                Ready::Nothing => Progress::Gone,
+            };
+            moved |= matches!(progress, Progress::More | Progress::Drained);
+            if progress == Progress::Gone {
+                self.hot.swap_remove(number);
+            } else {
+                number += 1;
+            }
+        }
+        moved
+    }
+    /// Takes over what has something to be read; with `None` waits until there is something.
+    fn look(&mut self, timeout: Option<Duration>) {
+        let room = MAX_HOT - self.hot.len();
+        if room == 0 {
+            return;
+        }
+        let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; MAX_HOT];
+        let timeout = timeout.map(|timeout| Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: 0 });
+        // Interrupted: the caller looks again.
+        let Ok((ready, _)) = epoll::wait(&self.shared.poll, &mut events[..room], timeout.as_ref()) else { return };
+        for event in ready.iter() {
+            match self.shared.ready(event.data.u64()) {
+                Ready::Nothing => {}
+                ready => self.hot.push(ready),
+            }
+        }
+    }
+}
