@@ -2,6 +2,7 @@
 
 use super::{
     authorize,
+    keep::Client,
     liveness::Echoes,
     names,
     process::{CONNECT_TO, Common, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
@@ -12,7 +13,6 @@ use crate::{
     nsurl::ServiceUrl,
     settings::{self, Opt, Settings, Shape},
 };
-use futures::future::{join_all, select_all};
 use nsm_api::*;
 use nsm_hop::{
     adoption,
@@ -29,8 +29,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::time::sleep;
-use tracing::{info, warn};
 
 /// Settings of `nsm client`.
 pub const OPTIONS: &[Opt] = &[
@@ -82,8 +80,6 @@ pub const OPTIONS: &[Opt] = &[
         "Silence after which a wire is taken to be dead",
     ),
 ];
-/// Pauses between tries, doubled from the first to the last.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Longest pause between tries to mend a wire: soon after its cause has gone, and no more than one try a second.
 const MEND_PAUSE: Duration = Duration::from_secs(2);
 
@@ -177,78 +173,4 @@ fn request(name: &HopName, i: usize, url: &ServiceUrl, here: &Netns) -> Result<R
         _ => url.mechanism.clone(),
     };
     Ok(Request { connection, preferences: vec![mechanism], files })
-}
-
-struct Client {
-    hop: Hop,
-    context: Context,
-    timeout: Duration,
-    liveness: Option<Arc<dyn Liveness>>,
-    /// What the manager remembers of this client.
-    former: BTreeMap<ConnectionId, Connection>,
-}
-
-impl Client {
-    async fn keep(&self, requests: Vec<Request>, stay: bool) -> Result<()> {
-        let up = tokio::select! {
-            up = self.connect_all(&requests) => up,
-            () = self.context.shutdown.started() => Ok(()),
-        };
-        if up.is_ok() && !self.context.shutdown.is_started() {
-            self.context.notify.ready();
-            if !stay {
-                return Ok(());
-            }
-            self.context.shutdown.started().await;
-        }
-        let closed = self.close_all(requests).await;
-        up.and(closed)
-    }
-
-    /// All at the same time: one that cannot be had does not keep the others away. Ends at the first that never can.
-    async fn connect_all(&self, requests: &[Request]) -> Result<()> {
-        let mut tries: Vec<_> = requests.iter().map(|request| Box::pin(self.connect(request))).collect();
-        while !tries.is_empty() {
-            let (result, _, rest) = select_all(tries).await;
-            result?;
-            tries = rest;
-        }
-        Ok(())
-    }
-
-    async fn connect(&self, request: &Request) -> Result<()> {
-        let mut pause = PAUSE.0;
-        let mut former = self.former.get(&request.connection.id).cloned();
-        loop {
-            let adopted = match &former {
-                Some(former) => adoption::adopted(request, former, self.liveness.as_deref()).await,
-                None => None,
-            };
-            match self.hop.request(adopted.unwrap_or_else(|| request.clone()), Caller::within(self.timeout)).await {
-                Ok(answer) => {
-                    let connection = answer.connection;
-                    let path: Vec<&str> = connection.path.segments.iter().map(|segment| segment.name.as_str()).collect();
-                    info!("successfully connected to {}. Path: {}", connection.network_service, path.join(" -> "));
-                    return Ok(());
-                }
-                Err(error) => {
-                    warn!("failed connect to NSMgr: {error}");
-                    self.context.notify.status(&error.to_string());
-                    if !error.retryable() {
-                        return Err(error);
-                    }
-                    // It is as good as down: from now on it must show that packets pass to be taken over.
-                    former.iter_mut().for_each(|former| former.state = State::Down);
-                }
-            }
-            sleep(pause.mul_f64(rand::random_range(0.7..1.0))).await;
-            pause = (pause * 2).min(PAUSE.1);
-        }
-    }
-
-    /// What could not be closed in time ends by its expiry.
-    async fn close_all(&self, requests: Vec<Request>) -> Result<()> {
-        let close = |request: Request| self.hop.close(request.connection, Files::default(), Caller::within(self.timeout));
-        join_all(requests.into_iter().map(close)).await.into_iter().collect()
-    }
 }

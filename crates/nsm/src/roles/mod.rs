@@ -9,6 +9,7 @@ pub mod forwarder;
 pub mod guard;
 pub mod identity;
 mod ids;
+mod keep;
 mod liveness;
 pub mod manager;
 mod names;
