@@ -293,6 +293,21 @@ impl Wire {
     }
 }
 
+/// What has passed over an interface, as the pod sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Packets that came to the pod.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Packets that the pod sent.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Packets that were dropped on either way.
+    pub drops: u64,
+}
+
 /// A set of kernel objects.
 pub type Wires = BTreeSet<Wire>;
 
@@ -325,6 +340,8 @@ pub trait Kernel: Send + Sync {
     async fn apply(&self, owner: &Owner, ops: &[Op]) -> Result<()>;
     /// Waits until the interface exists. Cancel-safe.
     async fn appeared(&self, iface: &Iface) -> Result<()>;
+    /// What has passed over these interfaces of `owner` since they were made; `None` for one that is not there.
+    async fn counters(&self, owner: &Owner, on: &[Iface]) -> Result<Vec<Option<Counters>>>;
     /// The largest packet of the device that carries `address` in the namespace of this process.
     async fn underlay_mtu(&self, address: IpAddr) -> Result<u32>;
 }

@@ -26,7 +26,7 @@ use crate::{
 use async_trait::async_trait;
 use job::Job;
 use nsm_api::{ConnectionId, Error, HopName, Kind, Result};
-use nsm_hop::kernel::{IfName, Iface, Kernel, Netns, Op, Owner, Wires};
+use nsm_hop::kernel::{Counters, IfName, Iface, Kernel, Netns, Op, Owner, Wires};
 use pinhole::Pinholes;
 use reap::Reaper;
 use rustix::{io::Errno, net::RecvFlags};
@@ -125,6 +125,10 @@ impl Kernel for LinuxKernel {
                 return Ok(());
             }
         }
+    }
+    async fn counters(&self, owner: &Owner, on: &[Iface]) -> Result<Vec<Option<Counters>>> {
+        let on = on.to_vec();
+        self.job(owner, move |_, mut job| on.iter().map(|iface| observe::counters(&mut job, iface)).collect()).await
     }
     async fn underlay_mtu(&self, address: IpAddr) -> Result<u32> {
         let inner = self.0.clone();

@@ -51,6 +51,7 @@ pub async fn conformance(kernel: &dyn Kernel, world: &dyn World) {
     case("what needs a link fails without it", bench.needs_link()).await;
     case("splices join the links of others", bench.splice_of_foreign_links()).await;
     case("a namespace that is gone holds nothing", bench.gone_namespace()).await;
+    case("what passed over a wire is told to its owner", bench.counters()).await;
     case("an interface is noticed when it appears", bench.appears()).await;
     case("the underlay's size is known", bench.underlay()).await;
 }
@@ -409,6 +410,17 @@ impl Bench<'_> {
         let dels: Vec<Op> = wires.iter().rev().cloned().map(Op::Del).collect();
         self.apply(&owner, &dels).await;
         assert_eq!(self.world.ledger(&here).await, before);
+    }
+
+    async fn counters(&self) {
+        let (a, b) = self.pair().await;
+        let (owner, stranger) = (owner("count", 1), owner("other", 1));
+        self.apply(&owner, &[Op::Add(veth(&a, &b))]).await;
+        let read = self.kernel.counters(&owner, &[a.clone(), iface(&a.netns, "missing"), b.clone()]).await.expect("counters");
+        assert!(matches!(read[..], [Some(_), None, Some(_)]), "{read:?}");
+        let foreign = self.kernel.counters(&stranger, std::slice::from_ref(&a)).await.expect("counters");
+        assert_eq!(foreign, [None]);
+        self.apply(&owner, &[Op::Del(veth(&a, &b))]).await;
     }
 
     async fn appears(&self) {

@@ -157,6 +157,10 @@ impl Kernel for FakeKernel {
         }
         Ok(())
     }
+    async fn counters(&self, owner: &Owner, on: &[Iface]) -> Result<Vec<Option<Counters>>> {
+        let state = self.lock();
+        on.iter().map(|iface| Ok(state.mine(owner, iface)?.map(|_| Counters::default()))).collect()
+    }
     async fn underlay_mtu(&self, address: IpAddr) -> Result<u32> {
         let missing =
             || Error::new(Kind::NotFound, format!("tunnel address {address}"), "no device carries it", "name an address of this node");

@@ -14,7 +14,7 @@ use crate::{
     uapi::*,
 };
 use nsm_api::Result;
-use nsm_hop::kernel::{Iface, Link, Wire, Wires};
+use nsm_hop::kernel::{Counters, Iface, Link, Wire, Wires};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything of the job's owner at the places that `about` names.
@@ -37,6 +37,21 @@ pub(super) fn observe(inner: &Inner, job: &mut Job, about: &Wires) -> Result<Wir
     wires.extend(pairs(job, &found, about)?);
     wires.extend(about.iter().filter_map(|wire| as_it_is(wire, &found)));
     Ok(wires)
+}
+
+/// What has passed over one interface of the job's owner.
+pub(super) fn counters(job: &mut Job, iface: &Iface) -> Result<Option<Counters>> {
+    let Some(found) = job.find(iface)? else { return Ok(None) };
+    let failed = |refusal: Refusal| refused(describe(iface), "read its counters", refusal);
+    let link = link::with_stats(job.socket(&iface.netns)?, &found.link.name).map_err(failed)?;
+    let counters = |[rx_packets, tx_packets, rx_bytes, tx_bytes, _, _, rx_dropped, tx_dropped]: [u64; 8]| Counters {
+        rx_packets,
+        rx_bytes,
+        tx_packets,
+        tx_bytes,
+        drops: rx_dropped.saturating_add(tx_dropped),
+    };
+    Ok(link.and_then(|link| link.stats).map(counters))
 }
 
 /// Every interface that these objects are or need.
