@@ -179,7 +179,10 @@ fn links_missing_files_and_refusals() {
 /// Set in the process that has a mount namespace of its own.
 const INSIDE: &str = "NSM_DNS_TEST_INSIDE";
 /// The C library asks port 53 only; this loopback address is nobody else's.
-const LOCAL: &str = "127.53.20.1";
+fn local() -> IpAddr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    IpAddr::from([127, 53, high, low | 1])
+}
 
 /// The C library of this machine reads the rewritten file, asks us, and finds what a server of a vWire knows. The
 /// file is a mount point, as in a container, and so cannot be replaced.
@@ -207,10 +210,10 @@ fn inside() {
     let inode = fs::metadata(path).unwrap().ino();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (resolver, server) = runtime.block_on(async {
-        let resolver = Resolver::start(format!("{LOCAL}:53").parse().unwrap()).await.unwrap();
+        let resolver = Resolver::start((local(), 53).into()).await.unwrap();
         (resolver, Fake::zone(&[("redis.my.coredns.service.", [172, 16, 1, 100])]).await)
     });
-    let (held, mut config) = ResolvConf::take_over(path, LOCAL.parse().unwrap()).unwrap();
+    let (held, mut config) = ResolvConf::take_over(path, local()).unwrap();
     assert_eq!(fs::metadata(path).unwrap().ino(), inode, "written in place");
     config.dns_server_ips = vec![server.address.to_string()];
     config.search_domains.push("my.coredns.service".to_owned());
