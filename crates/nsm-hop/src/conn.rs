@@ -5,11 +5,13 @@
 //! committed, or with nothing: it is the undo of a failed Request, the repair, the adoption after a restart,
 //! and Close. The caller awaits an answer; the task owns the work, so a caller may vanish at any time.
 
+mod measure;
 mod news;
 mod owed;
 mod refusal;
 
-pub use news::LOOK_PAUSE;
+pub use measure::{Measured, Side};
+pub use news::{LOOK_PAUSE, REBUILD_PAUSE};
 pub use owed::{MAX_OWED, OWED_LIFE};
 pub(crate) use refusal::not_yours;
 
@@ -52,6 +54,10 @@ pub(crate) enum Event {
     Close(Box<Closing>, Reply<()>),
     /// The next hop has said something: it lies in the seat.
     News,
+    /// This hop itself no longer wants the connection.
+    End,
+    /// Somebody wants to know what has passed over its wire.
+    Measure(oneshot::Sender<Option<Measured>>),
 }
 
 /// A Request that has entered this hop's path.
@@ -122,6 +128,8 @@ pub(crate) struct Conn {
     /// News waits until then.
     deaf_until: Instant,
     liveness: Option<Arc<dyn Liveness>>,
+    /// Silence is not noticed before: the last wire that fell silent was made anew just now.
+    patient_until: Instant,
     /// At an origin: what is to be mended.
     trouble: Option<Trouble>,
     /// At an origin: what is asked for until it is had, because the connection was given up for it.
@@ -159,6 +167,7 @@ impl Conn {
             coming: None,
             deaf_until: now,
             liveness,
+            patient_until: now,
             trouble: None,
             wanted: None,
         }
@@ -221,8 +230,9 @@ impl Conn {
     }
 
     async fn finish(&mut self, draft: Draft, sent: Option<Sent>, incoming: &Incoming) -> Result<Plan> {
-        let plan = self.plan(draft, sent, incoming)?;
+        let mut plan = self.plan(draft, sent, incoming)?;
         self.wire(&plan.wires.now).await?;
+        self.note_metrics(&mut plan).await;
         Ok(plan)
     }
 
@@ -469,6 +479,14 @@ impl Conn {
                 let _ = reply.send(self.close(&closing).await);
             }
             Event::News => return self.on_news().await,
+            Event::End => {
+                self.down();
+                self.settle(self.role.timing.close_timeout).await;
+            }
+            Event::Measure(reply) => {
+                let _ = reply.send(self.measure().await);
+                return; // nothing has changed
+            }
         }
         self.hear().await;
         self.schedule();

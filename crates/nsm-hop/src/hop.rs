@@ -1,23 +1,31 @@
 //! The handle that everybody calls: finds or starts a connection's task and hands it the event.
 
 use crate::{
-    conn::{self, Closing, Conn, Entered, Event, Incoming, Place, Reply},
+    conn::{self, Closing, Conn, Entered, Event, Incoming, Measured, Place, Reply},
     monitor::Monitors,
     path,
     role::{Liveness, Role, Standing},
     watch::Watches,
 };
 use async_trait::async_trait;
+use futures::StreamExt;
 use nsm_api::*;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tracing::Instrument;
 
 /// Events that may wait at one connection.
 pub const MAX_MAILBOX: usize = 16;
+/// Connections of which counters are read at the same time.
+pub const MEASURED_AT_ONCE: usize = 16;
+/// Longest wait for the counters of one connection.
+pub const MEASURE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 /// Connections of one hop.
 pub const MAX_CONNECTIONS: usize = 16_384;
 
@@ -56,6 +64,24 @@ impl Hop {
     /// Its connections as monitors see them.
     pub fn monitors(&self) -> &Monitors {
         &self.monitors
+    }
+    /// Ends a connection as if its client had closed it; nothing when there is none.
+    pub fn end(&self, id: &ConnectionId) {
+        let mailbox = lock(&self.tasks).get(id).cloned();
+        if mailbox.is_some_and(|mailbox| mailbox.try_send(Event::End).is_err()) {
+            tracing::warn!(%id, "too busy to be ended; its client or its expiry does it");
+        }
+    }
+    /// What has passed over the wires of all connections that are up. One that is busy with something else is left out.
+    pub async fn measure(&self) -> Vec<Measured> {
+        let mailboxes: Vec<_> = lock(&self.tasks).values().cloned().collect();
+        let ask = |mailbox: mpsc::Sender<Event>| async move {
+            let (reply, answer) = oneshot::channel();
+            mailbox.try_send(Event::Measure(reply)).ok()?;
+            timeout(MEASURE_TIMEOUT, answer).await.ok()?.ok()?
+        };
+        let answers = futures::stream::iter(mailboxes).map(ask).buffered(MEASURED_AT_ONCE);
+        answers.filter_map(std::future::ready).collect().await
     }
     /// Connections that have a task: up, or not yet cleaned up.
     pub fn busy(&self) -> usize {

@@ -21,6 +21,7 @@ pub mod path;
 pub mod reserve;
 pub mod role;
 pub mod select;
+pub mod services;
 pub mod template;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -35,7 +35,7 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 pub const REOPEN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// A stream that lasted so long may be opened again at once when it breaks.
 pub const STEADY: Duration = Duration::from_secs(1);
-/// Pause before a hop is asked again that does not let itself be monitored.
+/// Longest pause before a hop is asked again that does not let itself be monitored.
 pub const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
 /// What is known about a connection at its next hop.
@@ -226,7 +226,7 @@ struct Follower {
 
 impl Follower {
     async fn run(self) {
-        let mut failures = 0;
+        let mut failures: u32 = 0;
         loop {
             let asked = Instant::now();
             let pause = match self.open().await {
@@ -234,20 +234,20 @@ impl Follower {
                     End::Unused => return,
                     End::Broken => {
                         failures = if asked.elapsed() >= STEADY { 0 } else { failures + 1 };
-                        self.pause(failures)
+                        self.pause(failures, REOPEN.1)
                     }
                 },
                 Err(error) if refused(&error) => {
                     debug!(target = %self.candidate.target, %error, "the next hop is not monitored");
-                    failures = 0;
-                    REFUSED_PAUSE
+                    failures += 1;
+                    self.pause(failures, REFUSED_PAUSE)
                 }
                 Err(error) => {
                     debug!(target = %self.candidate.target, %error, "the next hop is lost");
                     failures += 1;
                     let Some(shared) = self.shared.upgrade() else { return };
                     shared.lost(&self.candidate.target);
-                    self.pause(failures)
+                    self.pause(failures, REOPEN.1)
                 }
             };
             if self.retired(Idle::Now) {
@@ -261,9 +261,9 @@ impl Follower {
         self.shared.upgrade().is_none_or(|shared| shared.retire(&self.candidate.target, when))
     }
 
-    fn pause(&self, failures: u32) -> Duration {
+    fn pause(&self, failures: u32, longest: Duration) -> Duration {
         let Some(doubled) = failures.checked_sub(1) else { return Duration::ZERO };
-        let pause = REOPEN.0.saturating_mul(1 << doubled.min(16)).min(REOPEN.1);
+        let pause = REOPEN.0.saturating_mul(1 << doubled.min(16)).min(longest);
         pause / 2 + Duration::from_millis(self.role.issuer.random(pause.as_millis() as u64 / 2 + 1))
     }
 

@@ -11,11 +11,14 @@ use crate::{
 use futures::future::BoxFuture;
 use nsm_api::*;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 /// Between two looks of one connection at its next hop, however much that says.
 pub const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Between two wires that an origin gives up because they are silent: who has just been chosen gets some time.
+pub const REBUILD_PAUSE: Duration = Duration::from_secs(5);
 
 /// What the origin still has to mend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +158,9 @@ impl Conn {
     pub(super) fn pulse(&self) -> Option<BoxFuture<'static, ()>> {
         let liveness = self.liveness.clone().filter(|_| self.trouble.is_none())?;
         let connection = self.monitors.get(&self.owner.connection)?;
+        let patient_until = self.patient_until;
         Some(Box::pin(async move {
+            sleep_until(patient_until).await;
             loop {
                 sleep(liveness.interval()).await;
                 if !liveness.alive(&connection).await {
@@ -168,6 +173,7 @@ impl Conn {
     /// Packets no longer pass.
     pub(super) async fn on_silence(&mut self) {
         warn!("no packets pass");
+        self.patient_until = Instant::now() + REBUILD_PAUSE;
         self.trouble = Some(Trouble::Data);
         self.mend().await;
         self.schedule();
