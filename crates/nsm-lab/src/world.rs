@@ -59,7 +59,8 @@ pub(crate) struct World {
     pub(crate) births: BTreeMap<String, BTreeSet<(String, String)>>,
     /// What the application of each client saw first.
     pub(crate) apps: BTreeMap<String, Look>,
-    /// Processes that were ended without a word: what they left with others goes when it expires.
+    /// Processes that were ended without a word, or said goodbye to a program of somebody else, which may have forgotten
+    /// them: what they left with others goes when it expires.
     silenced: BTreeSet<String>,
     setting: Setting,
     state: State,
@@ -152,11 +153,12 @@ impl World {
 
     /// Ends one process, which stays away.
     pub(crate) async fn end(&mut self, name: &str, ending: Ending) -> Result<()> {
+        let foreign = self.plan.processes.iter().any(|spec| spec.program.is_some() && matches!(spec.role, Role::Manager | Role::Registry));
+        if ending == Ending::Kill || foreign {
+            self.silenced.insert(name.to_owned());
+        }
         match ending {
-            Ending::Kill => {
-                self.silenced.insert(name.to_owned());
-                self.process(name)?.kill().await
-            }
+            Ending::Kill => self.process(name)?.kill().await,
             Ending::Term => {
                 let problem = self.process(name)?.stop().await;
                 problem.map_or(Ok(()), |problem| Err(Error::internal(format!("process {name:?}"), problem)))

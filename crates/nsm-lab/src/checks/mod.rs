@@ -48,7 +48,11 @@ async fn settle(world: &mut World, check: &Check) -> Seen {
     {
         return Seen::new(false, error.to_string());
     }
-    let bound = if let Check::Connections { within: Some(span), .. } = check { span.0 } else { STATE_BOUND };
+    let bound = if let Check::Connections { within: Some(span), .. } | Check::Lasts { within: Some(span), .. } = check {
+        span.0
+    } else {
+        STATE_BOUND
+    };
     let until = Instant::now() + bound;
     loop {
         let seen = look(world, check).await.unwrap_or_else(|error| Seen::new(false, error.to_string()));
@@ -65,7 +69,8 @@ async fn settle(world: &mut World, check: &Check) -> Seen {
 fn is_tried_once(check: &Check) -> bool {
     match check {
         Check::Ping { .. } | Check::Tcp { .. } | Check::Isolation { .. } | Check::App { .. } => true,
-        Check::Lasts { .. } | Check::Kill { .. } | Check::End { .. } | Check::Restart { .. } => true,
+        Check::Lasts { within, .. } => within.is_none(),
+        Check::Kill { .. } | Check::End { .. } | Check::Restart { .. } => true,
         Check::Interface { .. } | Check::Addresses { .. } | Check::Route { .. } | Check::Connections { .. } => false,
         Check::Ready { .. } | Check::Refusal { .. } | Check::Close { .. } | Check::Unchanged { .. } => false,
     }
@@ -88,7 +93,7 @@ async fn look(world: &mut World, check: &Check) -> Result<Seen> {
         Check::End { process, ending } => world.end(process, *ending).await.map(|()| Seen::new(true, "ended")),
         Check::Restart { process, ending } => world.restart(process, *ending).await.map(|()| Seen::new(true, "ready again")),
         Check::Refusal { client, hop, contains } => mesh::refusal(world, client, hop.as_deref(), contains),
-        Check::Lasts { client, interface, span } => life::lasts(world, client, interface, *span).await,
+        Check::Lasts { client, interface, span, .. } => life::lasts(world, client, interface, *span).await,
         Check::Kill { client } => life::kill(world, client).await,
         Check::Close { client } => mesh::closed(world, client).await,
     }

@@ -118,7 +118,8 @@ fn lasts(fields: &mut Fields<'_>) -> Option<Check> {
     if fields.take("for").is_none() {
         fields.wrong("for", "is missing, must be a time as 8s or 500ms");
     }
-    Some(Check::Lasts { client, interface, span: span(fields, "for")? })
+    let within = span(fields, "within");
+    Some(Check::Lasts { client, interface, span: span(fields, "for")?, within })
 }
 
 fn span(fields: &mut Fields<'_>, key: &'static str) -> Option<Span> {

@@ -132,7 +132,7 @@ fn who_plays_a_role_is_a_path_beside_the_file_and_only_where_it_can_be() {
         "spec.nodes[0].combined: is one process of ours",
         "spec.nodes[0].forwarder.flags: is not a known key; known here: env, program",
         "spec.checks[0].restart.signal: is \"HUP\", must be TERM or KILL",
-        "spec.checks[0]: \"nobody\" does not exist; there are client, node-1, registry, responder",
+        "spec.checks[0]: \"nobody\" does not exist; there are client, identity, node-1, registry, responder",
     ] {
         assert!(all.contains(part), "{part} not in\n{all}");
     }

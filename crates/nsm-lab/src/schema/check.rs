@@ -81,7 +81,7 @@ pub enum Check {
     Refusal { client: String, hop: Option<String>, contains: Vec<String> },
     App { client: String, interface: Option<String>, route: Option<IpNet>, reaches: bool },
     Close { client: String },
-    Lasts { client: String, interface: String, span: Span },
+    Lasts { client: String, interface: String, span: Span, within: Option<Span> },
     Kill { client: String },
     End { process: String, ending: Ending },
     Restart { process: String, ending: Ending },

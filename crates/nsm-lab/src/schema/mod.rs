@@ -79,7 +79,7 @@
 //! | `app: {client, interface, route, reaches: true}` | the application saw this at its very first look, and its peer answered |
 //! | `close: {client}` | after SIGTERM nothing of its vWires remains in any namespace or manager |
 //! | `isolation: {from, to}` | probes sent on this vWire are seen at its two ends and nowhere else |
-//! | `lasts: {client, interface, for: 8s}` | all that time echoes over this vWire come back, its interface stays the same, and its path's tokens are renewed |
+//! | `lasts: {client, interface, for: 8s, within: 30s}` | all that time echoes over this vWire come back, its interface stays the same, and its path's tokens are renewed; with `within`, it is tried again until then |
 //! | `kill: {client}` | after SIGKILL nothing of its vWires remains anywhere as soon as its token has expired |
 //! | `end: {process, signal: TERM}` | the process, called as in `nsm lab ps`, ends by TERM or KILL and stays away |
 //! | `restart: {process, signal: TERM}` | it ends likewise, is started again and becomes ready |
@@ -285,14 +285,14 @@ impl Lab {
     pub fn client(&self, name: &str) -> Option<&Client> {
         self.clients.iter().find(|client| client.name == name)
     }
-    /// Names of all processes besides the identity authority's.
+    /// Names of all processes.
     pub fn processes(&self) -> impl Iterator<Item = String> {
         let of_node = |node: &Node| match node.combined {
             true => vec![node.name.clone()],
             false => ["manager", "forwarder"].map(|role| format!("{}-{role}", node.name)).to_vec(),
         };
         let pods = self.endpoints.iter().map(|endpoint| &endpoint.name).chain(self.clients.iter().map(|client| &client.name));
-        std::iter::once("registry".to_owned()).chain(self.nodes.iter().flat_map(of_node)).chain(pods.cloned())
+        ["identity".to_owned(), "registry".to_owned()].into_iter().chain(self.nodes.iter().flat_map(of_node)).chain(pods.cloned())
     }
     /// All that somebody else may play.
     pub(crate) fn parts(&mut self) -> Vec<&mut Part> {

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+// identities are labs in which all roles are ours and their identities come from a Workload API in Go.
+func identities(given *setting) []cell {
+	if given.workload == "" {
+		return nil
+	}
+	return []cell{{special: "rotation", nodes: 2}, {special: "federation", nodes: 1}}
+}
+
+// identityLab: identities are renewed every two seconds, the server goes away and comes back; or a client and an endpoint
+// belong to another trust domain, which this one federates with. No echo may be lost.
+func (c cell) identityLab(given *setting) string {
+	federated := ""
+	if c.special == "federation" {
+		federated = ", INTEROP_FEDERATED: 'steady,first'"
+	}
+	nodes := ""
+	for node := 1; node <= c.nodes; node++ {
+		nodes += fmt.Sprintf("  - {name: node-%d}\n", node)
+	}
+	return fmt.Sprintf(`apiVersion: networkservicemesh.io/v1
+kind: NetworkService
+metadata: {name: wire}
+spec: {payload: ETHERNET}
+---
+apiVersion: networkservicemesh.io/v1
+kind: Lab
+metadata: {name: %s}
+spec:
+  identity: {program: [%s], env: {INTEROP_ROTATION: 2s%s}}
+  nodes:
+%s  endpoints:
+  - {name: first, node: node-%d, services: [wire], payload: ETHERNET, cidr: [172.16.1.0/24]}
+  clients:
+  - {name: steady, node: node-1, services: ['kernel://wire/nsm-1'], lifetime: 3s, env: {NSM_REQUEST_TIMEOUT: 500ms}}
+  - {name: other, node: node-1, services: ['kernel://wire/nsm-1'], lifetime: 1s, env: {NSM_REQUEST_TIMEOUT: 300ms}}
+  checks:
+  - lasts: {client: steady, interface: nsm-1, for: 10s}
+  - lasts: {client: other, interface: nsm-1, for: 3s}
+  - end: {process: identity, signal: KILL}
+  - lasts: {client: steady, interface: nsm-1, for: 2s}
+  - close: {client: other}
+  - close: {client: steady}
+`, c.name(), strings.Join(strings.Fields(given.workload), ", "), federated, nodes, c.nodes)
+}
