@@ -23,6 +23,9 @@ const STATE_BOUND: Duration = Duration::from_secs(3);
 
 pub(crate) use mesh::{Listed, connections_of, listed};
 
+/// Between two looks at a state that may take long: each look starts processes.
+const LONG_PAUSE: Duration = Duration::from_millis(200);
+
 /// One look.
 pub(crate) struct Seen {
     pub(crate) ok: bool,
@@ -48,10 +51,9 @@ async fn settle(world: &mut World, check: &Check) -> Seen {
     {
         return Seen::new(false, error.to_string());
     }
-    let bound = if let Check::Connections { within: Some(span), .. } | Check::Lasts { within: Some(span), .. } = check {
-        span.0
-    } else {
-        STATE_BOUND
+    let (bound, pause) = match check {
+        Check::Connections { within: Some(span), .. } | Check::Lasts { within: Some(span), .. } => (span.0, LONG_PAUSE),
+        _ => (STATE_BOUND, POLL),
     };
     let until = Instant::now() + bound;
     loop {
@@ -62,7 +64,7 @@ async fn settle(world: &mut World, check: &Check) -> Seen {
         if seen.ok || is_tried_once(check) || Instant::now() > until {
             return seen;
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -1,7 +1,10 @@
 //! Reads one check: a map with one key.
 
 use super::{ADDRESS, PREFIX, fields::Fields};
-use crate::schema::{Check, Connections, Ending, Expect, Of, Span};
+use crate::schema::{Check, Connections, Ending, Expect, Of, Sought, Span};
+use hickory_proto::rr::Name;
+use nsm_linux::{net::Packet, probe::MAX_PING_BYTES};
+use serde_yaml_ng::Value;
 use std::time::Duration;
 
 /// Echoes of a ping that does not say how many.
@@ -10,10 +13,14 @@ const DEFAULT_COUNT: u32 = 3;
 const DEFAULT_COUNT_NONE: u32 = 1;
 /// Echoes of one check at most.
 const MAX_COUNT: u32 = 1000;
+/// Bytes of an echo that does not say how many, as other programs send.
+const DEFAULT_SIZE: usize = 56;
+/// Bytes of the shortest echo: by those its answer is known.
+const MIN_SIZE: usize = 8;
 /// Longest time of a check.
 const MAX_SPAN: Span = Span(Duration::from_secs(600));
-const KINDS: &str =
-    "ping, tcp, interface, addresses, route, connections, ready, refusal, app, close, lasts, kill, end, restart, isolation, unchanged";
+const KINDS: &str = "ping, tcp, interface, addresses, route, way, resolves, resolvConf, connections, ready, refusal, app, close, lasts, \
+     kill, end, restart, write, apply, isolation, unchanged";
 
 /// Reads a check; `None` when it cannot be one (noted).
 pub(super) fn check(outer: Fields<'_>) -> Option<Check> {
@@ -28,6 +35,11 @@ pub(super) fn check(outer: Fields<'_>) -> Option<Check> {
         "interface" => interface(&mut fields),
         "addresses" => addresses(&mut fields),
         "route" => route(&mut fields),
+        "way" => way(&mut fields),
+        "resolves" => resolves(&mut fields),
+        "resolvConf" => Some(Check::ResolvConf { pod: fields.need_text("pod"), rewritten: fields.flag("rewritten", true) }),
+        "write" => Some(Check::Write { file: fields.need_text("file"), text: fields.need_text("text") }),
+        "apply" => apply(&mut fields),
         "connections" => connections(&mut fields),
         "ready" => Some(Check::Ready { client: fields.need_text("client") }),
         "refusal" => refusal(&mut fields),
@@ -57,7 +69,12 @@ fn ping(fields: &mut Fields<'_>) -> Option<Check> {
     if !(1..=MAX_COUNT).contains(&count) {
         fields.wrong("count", format!("is {count}, must be 1 to {MAX_COUNT}"));
     }
-    Some(Check::Ping { from, to: to?, count, expect })
+    let size = fields.parse("size", "a number of bytes").unwrap_or(DEFAULT_SIZE);
+    if !(MIN_SIZE..=MAX_PING_BYTES).contains(&size) {
+        fields.wrong("size", format!("is {size}, must be {MIN_SIZE} to {MAX_PING_BYTES}"));
+    }
+    let whole = fields.flag("whole", false);
+    Some(Check::Ping { from, to: to?, count, expect, size, whole })
 }
 
 fn tcp(fields: &mut Fields<'_>) -> Option<Check> {
@@ -80,6 +97,56 @@ fn route(fields: &mut Fields<'_>) -> Option<Check> {
     let (via, dev) = (fields.parse("via", ADDRESS), fields.text("dev"));
     let present = fields.flag("present", true);
     Some(Check::Route { pod, to: to?, via, dev, present })
+}
+
+fn way(fields: &mut Fields<'_>) -> Option<Check> {
+    let (pod, to) = (fields.need_text("pod"), fields.need("to", ADDRESS));
+    let protocol = match fields.text("protocol").as_deref() {
+        None => None,
+        Some("tcp") => Some(6),
+        Some("udp") => Some(17),
+        Some(_) => fields.parse("protocol", "tcp, udp or the number of an IP protocol"),
+    };
+    let (from, src_port, dst_port) = (fields.parse("from", ADDRESS), port(fields, "srcPort"), port(fields, "dstPort"));
+    if protocol.is_none() && (src_port.is_some() || dst_port.is_some()) {
+        fields.wrong("protocol", "is missing: ports are those of tcp or udp");
+    }
+    let via = match fields.text("via").as_deref() {
+        None => None,
+        Some("none") => Some(None),
+        Some(_) => fields.parse("via", "none or an address as 172.16.1.100").map(Some),
+    };
+    let sought = Sought { via, dev: fields.text("dev"), table: fields.parse("table", "a number"), src: fields.parse("src", ADDRESS) };
+    Some(Check::Way { pod, packet: Packet { to: to?, from, protocol, src_port, dst_port }, sought })
+}
+
+fn port(fields: &mut Fields<'_>, key: &'static str) -> Option<u16> {
+    fields.parse(key, "a port number")
+}
+
+fn resolves(fields: &mut Fields<'_>) -> Option<Check> {
+    let (pod, name) = (fields.need_text("pod"), fields.need_text("name"));
+    if Name::from_ascii(&name).is_err() {
+        fields.wrong("name", format!("is {name:?}, must be a name as db.corp.example"));
+    }
+    if fields.take("to").is_none() {
+        fields.wrong("to", "is missing, must be a list of addresses, empty for a name that does not exist");
+    }
+    Some(Check::Resolves { pod, name, to: fields.parses("to", ADDRESS) })
+}
+
+/// A NetworkService as in a document of its own; what it means is the registry's business.
+fn apply(fields: &mut Fields<'_>) -> Option<Check> {
+    let Some(service) = fields.take("service") else {
+        fields.wrong("service", "is missing, must be a NetworkService with apiVersion, kind, metadata and spec");
+        return None;
+    };
+    let name = service.get("metadata").and_then(|meta| meta.get("name")).and_then(Value::as_str);
+    if service.get("kind").and_then(Value::as_str) != Some("NetworkService") || name.is_none() {
+        fields.wrong("service", "must be a NetworkService with apiVersion, kind, metadata.name and spec");
+    }
+    let text = serde_yaml_ng::to_string(service).expect("what came from YAML is YAML");
+    Some(Check::Apply { name: name?.to_owned(), text })
 }
 
 fn connections(fields: &mut Fields<'_>) -> Option<Check> {

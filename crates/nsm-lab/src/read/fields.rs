@@ -182,6 +182,30 @@ impl<'a> Fields<'a> {
         }
         labels
     }
+    /// A map of names to values of another type.
+    pub(crate) fn named<T: FromStr>(&mut self, key: &'static str, allowed: &str) -> BTreeMap<String, T> {
+        let read = |(name, text): (String, String)| {
+            let value = text.parse().ok();
+            if value.is_none() {
+                self.wrong(&format!("{key}.{name}"), format!("is {text:?}, must be {allowed}"));
+            }
+            Some((name, value?))
+        };
+        let texts = self.labels(key);
+        texts.into_iter().filter_map(read).collect()
+    }
+    /// A list of lists of texts.
+    pub(crate) fn lists(&mut self, key: &'static str) -> Vec<Vec<String>> {
+        let items = self.items(key);
+        let mut lists = Vec::new();
+        for (at, value) in items {
+            match value {
+                Value::Sequence(list) if list.iter().all(|value| scalar(value).is_some()) => lists.push(list.iter().filter_map(scalar).collect()),
+                other => self.notes.note(&at, format!("is {}, must be a list of texts", kind(other))),
+            }
+        }
+        lists
+    }
     /// The only key of a map that must have one, with its value.
     pub(crate) fn single(&self) -> Option<(&str, &'a Value)> {
         let mut entries = self.entries.iter();

@@ -5,6 +5,7 @@
 
 mod checks;
 mod fields;
+mod pods;
 mod verify;
 
 pub use fields::Mistake;
@@ -105,6 +106,9 @@ fn lab(value: &Value, notes: &Notes) -> Lab {
         trust_domain: spec.text("trustDomain").unwrap_or_else(|| "lab.nsm".to_owned()),
         identity: spec.optional_map("identity").map(part).unwrap_or_default(),
         registry: spec.optional_map("registry").map(part).unwrap_or_default(),
+        underlay: spec.one_of("underlay", &[("ipv4", Underlay::V4), ("ipv6", Underlay::V6)]).unwrap_or(Underlay::V4),
+        underlay_mtu: spec.parse("underlayMtu", "a number of bytes"),
+        files: spec.labels("files"),
         nodes: spec.maps("nodes").into_iter().map(node).collect(),
         endpoints: spec.maps("endpoints").into_iter().map(endpoint).collect(),
         clients: spec.maps("clients").into_iter().map(client).collect(),
@@ -121,6 +125,7 @@ fn node(mut fields: Fields<'_>) -> Node {
         name: fields.need_text("name"),
         combined: fields.flag("combined", false),
         lifetime: fields.text("lifetime"),
+        excluded_prefixes: fields.parses("excludedPrefixes", PREFIX),
         manager: fields.optional_map("manager").map(part).unwrap_or_default(),
         forwarder: fields.optional_map("forwarder").map(part).unwrap_or_default(),
     };
@@ -159,7 +164,11 @@ fn endpoint(mut fields: Fields<'_>) -> Endpoint {
         client_labels: fields.labels("clientLabels"),
         cidr: fields.parses("cidr", PREFIX),
         payload: fields.one_of("payload", &PAYLOADS),
+        ipam: fields.one_of("ipam", &[("strict", "strict"), ("polite", "polite")]),
         routes: fields.parses("routes", PREFIX),
+        policy_routes: pods::policy_routes(&mut fields),
+        dns: fields.maps("dns").into_iter().map(pods::dns_servers).collect(),
+        names: fields.named("names", ADDRESS),
         lifetime: fields.text("lifetime"),
         part: part_of(&mut fields),
     };
@@ -178,6 +187,8 @@ fn client(mut fields: Fields<'_>) -> Client {
         app: fields.optional_map("app").map(app),
         expect_refusal: fields.flag("expectRefusal", false),
         manager: fields.text("manager"),
+        awareness: fields.lists("awareness"),
+        resolv_conf: fields.text("resolvConf"),
         part: part_of(&mut fields),
     };
     fields.finish();
@@ -200,6 +211,7 @@ fn host(mut fields: Fields<'_>) -> Host {
         pod_address: fields.parse("podAddress", PREFIX),
         routes: fields.maps("routes").into_iter().filter_map(host_route).collect(),
         listen: fields.parses("listen", "a port number"),
+        names: fields.named("names", ADDRESS),
     };
     fields.finish();
     host

@@ -1,7 +1,10 @@
 //! What one key alone cannot show: names are legal and unique, and everything named exists.
 
 use super::fields::Notes;
-use crate::schema::*;
+use crate::{
+    plan::{excluded_prefixes_file, policy_routes_file},
+    schema::*,
+};
 use std::collections::BTreeSet;
 
 /// Notes every mistake that needs more than one key to see.
@@ -14,6 +17,7 @@ pub(super) fn verify(lab: &Lab, notes: &Notes) {
     bound("spec.checks", lab.checks.len(), MAX_CHECKS, notes);
     bound("spec", lab.pods().count(), MAX_PODS, notes);
     names(lab, notes);
+    files(lab, notes);
     for (i, node) in lab.nodes.iter().enumerate() {
         if node.combined && (node.manager != Part::default() || node.forwarder != Part::default()) {
             notes.note(
@@ -80,6 +84,28 @@ fn names(lab: &Lab, notes: &Notes) {
     }
 }
 
+/// Files are names in one directory, some of which the lab makes itself.
+fn files(lab: &Lab, notes: &Notes) {
+    bound("spec.files", lab.files.len(), MAX_FILES, notes);
+    lab.files.keys().for_each(|file| file_name("spec.files", file, notes));
+    let excluding = lab.nodes.iter().filter(|node| !node.excluded_prefixes.is_empty());
+    let routing = lab.endpoints.iter().filter(|endpoint| endpoint.policy_routes.is_some());
+    let made = excluding.map(|node| excluded_prefixes_file(&node.name));
+    for file in made.chain(routing.map(|endpoint| policy_routes_file(&endpoint.name))).filter(|file| lab.files.contains_key(file)) {
+        notes.note("spec.files", format!("{file:?} is made from the settings of its node or endpoint; leave one of the two out"));
+    }
+    if let Some(mtu) = lab.underlay_mtu.filter(|mtu| !UNDERLAY_MTUS.contains(mtu)) {
+        notes.note("spec.underlayMtu", format!("is {mtu}, must be {} to {}", UNDERLAY_MTUS.start(), UNDERLAY_MTUS.end()));
+    }
+}
+
+fn file_name(at: &str, file: &str, notes: &Notes) {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if file.is_empty() || file.len() > 100 || !file.chars().all(legal) || file.starts_with('.') {
+        notes.note(at, format!("{file:?} is no name for a file, must be 1 to 100 of letters, digits, . _ - and not begin with ."));
+    }
+}
+
 fn known(at: &str, name: &str, names: &BTreeSet<&str>, notes: &Notes) {
     if !names.contains(name) {
         let names: Vec<&str> = names.iter().copied().collect();
@@ -95,6 +121,9 @@ fn one_endpoint(at: &str, endpoint: &Endpoint, notes: &Notes) {
     if !passthrough && !endpoint.client_labels.is_empty() {
         notes.note(&format!("{at}.clientLabels"), "is only for kind passthrough, which makes a request of its own");
     }
+    if passthrough && (endpoint.ipam.is_some() || endpoint.policy_routes.is_some() || !endpoint.dns.is_empty()) {
+        notes.note(at, "ipam, policyRoutes and dns are only for kind icmp-responder, which answers for itself");
+    }
     if !passthrough && endpoint.cidr.is_empty() {
         notes.note(&format!("{at}.cidr"), "is missing, must name at least one prefix as 172.16.1.100/31");
     }
@@ -109,6 +138,9 @@ fn one_client(at: &str, client: &Client, notes: &Notes) {
     }
     if client.app.is_some() && client.mode != Mode::Init {
         notes.note(&format!("{at}.app"), "is only for mode init, where the application waits for the vWires");
+    }
+    for url in client.awareness.iter().flatten().filter(|url| !client.services.contains(url)) {
+        notes.note(&format!("{at}.awareness"), format!("{url:?} is not one of its services"));
     }
     if client.manager.as_ref().is_some_and(|socket| socket.contains('/')) {
         notes.note(&format!("{at}.manager"), "must be a file name without /; it is looked for in the directory of the lab");
@@ -135,6 +167,15 @@ fn one_check(at: &str, check: &Check, places: &BTreeSet<&str>, (lab, notes): (&L
             let processes: Vec<String> = lab.processes().collect();
             known(at, process, &processes.iter().map(String::as_str).collect(), notes);
         }
+        Check::Way { pod, .. } => known(at, pod, places, notes),
+        Check::Resolves { pod, .. } | Check::ResolvConf { pod, .. } => {
+            known(at, pod, &clients, notes);
+            if lab.client(pod).is_some_and(|client| client.resolv_conf.is_none()) {
+                notes.note(at, format!("client {pod:?} has no resolvConf"));
+            }
+        }
+        Check::Write { file, .. } => file_name(at, file, notes),
+        Check::Apply { .. } => {}
         Check::Unchanged { pods } => pods.iter().for_each(|pod| known(at, pod, places, notes)),
     }
 }

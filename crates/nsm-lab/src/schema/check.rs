@@ -1,6 +1,7 @@
 //! The closed list of checks, and how each is called in a table.
 
 use ipnet::IpNet;
+use nsm_linux::net::Packet;
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 /// How many echoes must come back.
@@ -71,11 +72,16 @@ pub enum Of {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Check {
-    Ping { from: String, to: IpAddr, count: u32, expect: Expect },
+    Ping { from: String, to: IpAddr, count: u32, expect: Expect, size: usize, whole: bool },
     Tcp { from: String, to: IpAddr, port: u16 },
     Interface { pod: String, name: String, present: bool, mtu: Option<u32> },
     Addresses { pod: String, interface: String, equal: Vec<IpNet> },
     Route { pod: String, to: IpNet, via: Option<IpAddr>, dev: Option<String>, present: bool },
+    Way { pod: String, packet: Packet, sought: Sought },
+    Resolves { pod: String, name: String, to: Vec<IpAddr> },
+    ResolvConf { pod: String, rewritten: bool },
+    Write { file: String, text: String },
+    Apply { name: String, text: String },
     Connections { of: Of, expected: Box<Connections>, within: Option<Span> },
     Ready { client: String },
     Refusal { client: String, hop: Option<String>, contains: Vec<String> },
@@ -87,6 +93,31 @@ pub enum Check {
     Restart { process: String, ending: Ending },
     Isolation { from: String, to: IpAddr },
     Unchanged { pods: Vec<String> },
+}
+
+/// The way that a `way` check expects; what is absent is not looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sought {
+    /// This next hop, or, inside, none.
+    pub via: Option<Option<IpAddr>>,
+    /// This interface.
+    pub dev: Option<String>,
+    /// This table.
+    pub table: Option<u32>,
+    /// This source address.
+    pub src: Option<IpAddr>,
+}
+
+impl fmt::Display for Sought {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let via = self.via.map(|via| via.map_or("on the link".to_owned(), |via| format!("via {via}")));
+        let dev = self.dev.as_ref().map(|dev| format!("dev {dev}"));
+        let table = self.table.map(|table| format!("table {table}"));
+        let src = self.src.map(|src| format!("src {src}"));
+        let words: Vec<String> = [via, dev, table, src].into_iter().flatten().collect();
+        f.write_str(if words.is_empty() { "a way" } else { "" })?;
+        f.write_str(&words.join(" "))
+    }
 }
 
 /// What a `connections` check expects; what is absent is not looked at.
@@ -119,6 +150,13 @@ impl Check {
             Check::Addresses { equal, .. } => list(equal),
             Check::Route { present: false, .. } => "absent".to_owned(),
             Check::Route { via, dev, .. } => route_words(*via, dev.as_deref()),
+            Check::Way { sought, .. } => sought.to_string(),
+            Check::Resolves { to, .. } if to.is_empty() => "no such name".to_owned(),
+            Check::Resolves { to, .. } => list(to),
+            Check::ResolvConf { rewritten: true, .. } => "names the resolver beside it".to_owned(),
+            Check::ResolvConf { rewritten: false, .. } => "as it was".to_owned(),
+            Check::Write { .. } => "written".to_owned(),
+            Check::Apply { .. } => "registered".to_owned(),
             Check::Connections { expected, .. } => expected.to_string(),
             Check::Ready { .. } => "all vWires up".to_owned(),
             Check::Refusal { hop, contains, .. } => refusal_words(hop.as_deref(), contains),
@@ -137,11 +175,17 @@ impl Check {
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Check::Ping { from, to, size, whole: true, .. } => write!(f, "{from} pings {to} with {size} bytes, unsplit"),
             Check::Ping { from, to, .. } => write!(f, "{from} pings {to}"),
             Check::Tcp { from, to, port } => write!(f, "{from} connects to {to}:{port}"),
             Check::Interface { pod, name, .. } => write!(f, "interface {name} in {pod}"),
             Check::Addresses { pod, interface, .. } => write!(f, "addresses of {interface} in {pod}"),
             Check::Route { pod, to, .. } => write!(f, "route to {to} in {pod}"),
+            Check::Way { pod, packet, .. } => way(f, pod, packet),
+            Check::Resolves { pod, name, .. } => write!(f, "{pod} asks for {name}"),
+            Check::ResolvConf { pod, .. } => write!(f, "resolv.conf of {pod}"),
+            Check::Write { file, .. } => write!(f, "file {file} changes"),
+            Check::Apply { name, .. } => write!(f, "service {name} changes"),
             Check::Connections { of: Of::Client { name, interface: None }, .. } => write!(f, "connection of {name}"),
             Check::Connections { of: Of::Client { name, interface: Some(interface) }, .. } => {
                 write!(f, "connection of {name} at {interface}")
@@ -179,6 +223,22 @@ impl fmt::Display for Connections {
         f.write_str(if words.is_empty() { "present" } else { "" })?;
         f.write_str(&words.join("; "))
     }
+}
+
+fn way(f: &mut fmt::Formatter<'_>, pod: &str, packet: &Packet) -> fmt::Result {
+    write!(f, "way out of {pod} ")?;
+    if let Some(from) = packet.from {
+        write!(f, "from {from} ")?;
+    }
+    write!(f, "to {}", packet.to)?;
+    match packet.protocol {
+        None => Ok(()),
+        Some(6) => f.write_str(" by TCP"),
+        Some(17) => f.write_str(" by UDP"),
+        Some(other) => write!(f, " by protocol {other}"),
+    }?;
+    let ports = [("from", packet.src_port), ("to", packet.dst_port)];
+    ports.iter().filter_map(|(word, port)| Some((word, (*port)?))).try_for_each(|(word, port)| write!(f, " {word} port {port}"))
 }
 
 fn list<T: ToString>(items: &[T]) -> String {

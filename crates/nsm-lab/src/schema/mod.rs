@@ -12,6 +12,10 @@
 //!   trustDomain: lab.nsm              # default
 //!   identity: {program: [../bin/spiffe]}              # the Workload API; left out: our own
 //!   registry: {program: [../bin/registry], env: {}}   # left out: our own
+//!   underlay: ipv6                    # the network that joins the nodes; IPv4 when left out
+//!   underlayMtu: 1400                 # its largest packet; 1500 when left out
+//!   files:                            # files in a directory of the lab; `{files}` in any setting stands for that directory
+//!     notes.txt: some text
 //!   nodes:
 //!   - name: node-1                    # runs one manager and one forwarder
 //!     combined: true                  # both in one process, `nsm node`; two processes when left out
@@ -19,6 +23,7 @@
 //!       program: [../bin/nsmgr, -v]   # somebody else's program plays it; see below
 //!       env: {NSM_DIAL_TIMEOUT: 2s}   # any further setting of the process
 //!     lifetime: 10m                   # of its tokens
+//!     excludedPrefixes: [10.0.0.0/8]  # its manager asks endpoints not to give these
 //!   endpoints:                        # each is a pod of its own on its node
 //!   - name: responder
 //!     node: node-1
@@ -28,7 +33,12 @@
 //!     clientLabels: {app: firewall}   # passthrough only: the labels of its own onward request
 //!     cidr: [172.16.1.100/31]         # the pool it gives addresses from
 //!     payload: IP                     # or ETHERNET; IP when left out
+//!     ipam: strict                    # takes away addresses that a client brings from elsewhere; polite, when left out, lets them be
 //!     routes: [172.31.0.0/16]         # the client learns these
+//!     policyRoutes:                   # the client learns these, too, each with the packets that it is for
+//!     - {from: 172.16.2.201/24, proto: 6, dstport: 6666, srcport: 5555, routes: [{prefix: 172.16.3.0/24, nexthop: 172.16.2.200}]}
+//!     dns: [{servers: [172.16.1.100], search: [corp.example]}]   # name servers that its clients learn
+//!     names: {db.corp.example: 172.31.0.10}   # a name server in its pod, on port 53 of each address, knows these and no others
 //!     lifetime: 10m                   # of its tokens
 //!     env: {NSM_LOG_LEVEL: DEBUG}     # any further setting of the process
 //!     program: [../bin/icmp-nse]      # somebody else's program plays it; see below
@@ -41,6 +51,8 @@
 //!     mode: stay                      # or init: first an init process, then the app, then a process that stays
 //!     app: {ping: 172.31.0.10}        # init only: what the application does first; `app` checks look at what it saw
 //!     expectRefusal: true             # nobody waits for it; it starts after all the others
+//!     awareness: [["kernel://a/nsm-1", "kernel://b/nsm-2"]]   # of each list, services may have the same addresses
+//!     resolvConf: "nameserver 10.0.0.1"   # it sees this as /etc/resolv.conf, and serves names there; see below
 //!     manager: missing.sock           # another socket than its node's manager, in the directory of the lab
 //!     env: {}
 //!     program: [../bin/nsc]           # somebody else's program plays it; not with mode init
@@ -53,21 +65,27 @@
 //!     podAddress: 172.31.0.1/16
 //!     routes: [{to: 172.16.0.0/16, via: 172.31.0.1}]
 //!     listen: [8080]                  # TCP ports where the host answers
+//!     names: {}                       # a name server as that of an endpoint
 //!   checks: []                        # in order; see [`Check`]
 //! ```
 //!
 //! **A program of somebody else.** `program` is a path, relative to the lab file, and arguments. The program starts in the
 //! namespace of the role it plays and is told what ours would be told, by variables: a flag `--connect-to` of ours is its
 //! `NSM_CONNECT_TO`, and so on; `NSM_BASE_DIR` is a directory of its own, `SPIFFE_ENDPOINT_SOCKET` gives its identity, and
-//! `NSM_LOCAL_DNS_SERVER_ENABLED` is false for clients, because pods of a lab share the files of this machine. `env` wins
+//! `env` wins
 //! over all of these. It does not say when it is ready, so that is seen from outside: all sockets of a Workload API are there, a registry or manager answers, a
 //! forwarder or endpoint is registered, the vWires of a client are listed by the managers. How it ends is not judged.
+//!
+//! **Files.** Pods of a lab share the files of this machine. So no client touches `/etc/resolv.conf`
+//! (`NSM_LOCAL_DNS_SERVER_ENABLED` is false), unless it has a `resolvConf`: then it, and whatever `nsm lab exec` starts in its
+//! pod, has that file there instead of the machine's. What a node excludes is `{files}/<node>-excluded-prefixes.yaml`, the
+//! policy routes of an endpoint are `{files}/<endpoint>-policy-routes.yaml`; `write` may make or change both while the lab runs.
 //!
 //! Every check is a map with one key, its kind:
 //!
 //! | check | holds when |
 //! |---|---|
-//! | `ping: {from, to, count: 3, expect: all}` | `all` or `none` of the echoes sent in pod `from` come back |
+//! | `ping: {from, to, count: 3, expect: all, size: 56, whole: true}` | `all` or `none` of the echoes sent in pod `from`, with so many bytes in each, come back; `whole`: none may be split |
 //! | `tcp: {from, to, port}` | a connection opens and the far end echoes what is sent |
 //! | `interface: {pod, name, present: true, mtu}` | the interface is there (or not), with that MTU |
 //! | `addresses: {pod, interface, equal: []}` | the interface has exactly these addresses (link-local ones aside) |
@@ -83,6 +101,11 @@
 //! | `kill: {client}` | after SIGKILL nothing of its vWires remains anywhere as soon as its token has expired |
 //! | `end: {process, signal: TERM}` | the process, called as in `nsm lab ps`, ends by TERM or KILL and stays away |
 //! | `restart: {process, signal: TERM}` | it ends likewise, is started again and becomes ready |
+//! | `way: {pod, to, from, protocol: tcp, srcPort, dstPort, via, dev, table, src}` | the kernel would send such a packet this way; `via: none` is straight on the link |
+//! | `resolves: {pod, name, to: []}` | the name servers of the client's resolv.conf know the name by these addresses; it does not exist when there is none |
+//! | `resolvConf: {pod, rewritten: true}` | the client's resolv.conf names the resolver beside it, or is as it was written |
+//! | `write: {file, text}` | the file in `{files}` is replaced in one step |
+//! | `apply: {service: {}}` | this NetworkService, in full as users write it, is registered, new or changed |
 //! | `unchanged: {pods: []}` | the kernel objects of these pods are those from before any process ran |
 //!
 //! A check waits for its state with a bound; `ping`, `tcp`, `lasts` and `isolation` must hold at once, because a vWire
@@ -92,7 +115,7 @@
 
 mod check;
 
-pub use check::{Check, Connections, Ending, Expect, Of, Span};
+pub use check::{Check, Connections, Ending, Expect, Of, Sought, Span};
 
 use ipnet::IpNet;
 use nsm_api::Labels;
@@ -109,6 +132,10 @@ pub const MAX_NODES: usize = 200;
 pub const MAX_PODS: usize = 2000;
 /// Checks of one lab.
 pub const MAX_CHECKS: usize = 1000;
+/// Files of one lab.
+pub const MAX_FILES: usize = 100;
+/// Largest packets that an underlay may have: the least is that of IPv6.
+pub const UNDERLAY_MTUS: std::ops::RangeInclusive<u32> = 1280..=9000;
 
 /// One lab as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +148,12 @@ pub struct Lab {
     pub identity: Part,
     /// The registry's settings.
     pub registry: Part,
+    /// What joins the nodes.
+    pub underlay: Underlay,
+    /// Its largest packet, bytes; the kernel's choice when unsaid.
+    pub underlay_mtu: Option<u32>,
+    /// Files in its directory: name and text.
+    pub files: BTreeMap<String, String>,
     /// Nodes, in order.
     pub nodes: Vec<Node>,
     /// Endpoints, in order.
@@ -133,6 +166,15 @@ pub struct Lab {
     pub checks: Vec<Check>,
 }
 
+/// The network between the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Underlay {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
 /// One node: a namespace with a manager and a forwarder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -142,6 +184,8 @@ pub struct Node {
     pub combined: bool,
     /// Longest life of its tokens, as `10m`.
     pub lifetime: Option<String>,
+    /// What its manager excludes.
+    pub excluded_prefixes: Vec<IpNet>,
     /// Settings of its manager.
     pub manager: Part,
     /// Settings of its forwarder.
@@ -195,12 +239,29 @@ pub struct Endpoint {
     pub cidr: Vec<IpNet>,
     /// `IP`, `ETHERNET`, or unsaid.
     pub payload: Option<&'static str>,
+    /// `strict`, `polite`, or unsaid.
+    pub ipam: Option<&'static str>,
     /// Routes its clients learn.
     pub routes: Vec<IpNet>,
+    /// Policy routes its clients learn, as YAML.
+    pub policy_routes: Option<String>,
+    /// Name servers its clients learn.
+    pub dns: Vec<DnsServers>,
+    /// What the name server in its pod knows; there is none without.
+    pub names: BTreeMap<String, IpAddr>,
     /// Longest life of its tokens, as `10m`.
     pub lifetime: Option<String>,
     /// Further settings, and who plays it.
     pub part: Part,
+}
+
+/// Name servers that a client learns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsServers {
+    /// Their addresses.
+    pub servers: Vec<IpAddr>,
+    /// Domains to search.
+    pub search: Vec<String>,
 }
 
 /// How a client lives.
@@ -242,6 +303,10 @@ pub struct Client {
     pub expect_refusal: bool,
     /// Another socket than its manager's.
     pub manager: Option<String>,
+    /// Service URLs that may have the same addresses, group by group.
+    pub awareness: Vec<Vec<String>>,
+    /// What it sees as /etc/resolv.conf, if not the machine's.
+    pub resolv_conf: Option<String>,
     /// Further settings, and who plays it.
     pub part: Part,
 }
@@ -274,6 +339,8 @@ pub struct Host {
     pub routes: Vec<HostRoute>,
     /// TCP ports where it answers.
     pub listen: Vec<u16>,
+    /// What its name server knows; there is none without.
+    pub names: BTreeMap<String, IpAddr>,
 }
 
 impl Lab {
@@ -293,6 +360,12 @@ impl Lab {
         };
         let pods = self.endpoints.iter().map(|endpoint| &endpoint.name).chain(self.clients.iter().map(|client| &client.name));
         ["identity".to_owned(), "registry".to_owned()].into_iter().chain(self.nodes.iter().flat_map(of_node)).chain(pods.cloned())
+    }
+    /// Pods and hosts with a name server, and what it knows.
+    pub fn name_servers(&self) -> impl Iterator<Item = (&str, &BTreeMap<String, IpAddr>)> {
+        let endpoints = self.endpoints.iter().map(|endpoint| (endpoint.name.as_str(), &endpoint.names));
+        let hosts = self.hosts.iter().map(|host| (host.name.as_str(), &host.names));
+        endpoints.chain(hosts).filter(|(_, names)| !names.is_empty())
     }
     /// All that somebody else may play.
     pub(crate) fn parts(&mut self) -> Vec<&mut Part> {
