@@ -21,6 +21,8 @@ pub mod limits;
 mod listen;
 mod metadata;
 mod named;
+#[cfg(feature = "plaintext")]
+mod plain;
 mod preface;
 mod registry_path;
 mod rpc;
@@ -33,4 +35,6 @@ mod tls;
 
 pub use descriptors::inode_key;
 pub use dial::{DialOptions, Dialer};
+#[cfg(feature = "plaintext")]
+pub use plain::WithoutSecurity;
 pub use serve::{ServeOptions, Served, serve};

@@ -22,8 +22,17 @@ pub(crate) struct Link {
     pub(crate) files: Option<Descriptors>,
 }
 
+#[cfg(not(feature = "plaintext"))]
+type Secured<T> = T; // what `From` gives of itself
+#[cfg(feature = "plaintext")]
+type Secured<T> = crate::plain::Stream<T>;
+
 /// Server side of the handshake, within its bound.
-pub(crate) async fn accept(source: &Source, socket: Socket) -> Result<(server::TlsStream<Socket>, Arc<Link>)> {
+pub(crate) async fn accept(source: &Source, socket: Socket) -> Result<(Secured<server::TlsStream<Socket>>, Arc<Link>)> {
+    #[cfg(feature = "plaintext")]
+    if let Some(link) = crate::plain::link(&socket) {
+        return Ok((Secured::Plain(socket), link));
+    }
     let handshake = async {
         source.ready().await;
         let (config, shown) = shown::server(&source.server_tls());
@@ -36,11 +45,15 @@ pub(crate) async fn accept(source: &Source, socket: Socket) -> Result<(server::T
     };
     let (socket, session) = stream.get_ref();
     let link = link(session, socket, shown.certificate())?;
-    Ok((stream, link))
+    Ok((Secured::from(stream), link))
 }
 
 /// Client side of the handshake. Returns when the server has spoken after it, that is, accepted our certificate.
-pub(crate) async fn connect(source: &Source, socket: Socket) -> Result<(client::TlsStream<Socket>, Arc<Link>)> {
+pub(crate) async fn connect(source: &Source, socket: Socket) -> Result<(Secured<client::TlsStream<Socket>>, Arc<Link>)> {
+    #[cfg(feature = "plaintext")]
+    if let Some(link) = crate::plain::link(&socket) {
+        return Ok((Secured::Plain(socket), link));
+    }
     let name = ServerName::try_from("localhost").expect("a constant name is well-formed");
     let handshake = async {
         source.ready().await;
@@ -56,7 +69,7 @@ pub(crate) async fn connect(source: &Source, socket: Socket) -> Result<(client::
     let (stream, shown) = handshake.await.map_err(|error: io::Error| failed("the server", &error))?;
     let (socket, session) = stream.get_ref();
     let link = link(session, socket, shown.certificate())?;
-    Ok((stream, link))
+    Ok((Secured::from(stream), link))
 }
 
 fn link(session: &CommonState, socket: &Socket, shown: Option<Arc<[u8]>>) -> Result<Arc<Link>> {

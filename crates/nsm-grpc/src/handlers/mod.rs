@@ -85,6 +85,8 @@ impl Call {
             }
             None => Default::default(),
         };
+        #[cfg(feature = "plaintext")]
+        let token_expires = if crate::plain::is_plain(&link) { Some(crate::plain::end()) } else { token_expires };
         let timeout = metadata::read_timeout(&headers);
         let (identity, certificate) = (Some(link.peer.id.clone()), Some(link.peer.certificate.clone()));
         let caller = Caller { identity, certificate, token, token_expires, timeout, trail: Trail::default() };

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, missing_docs)] // helpers of tests, too
 
+mod descriptors;
 mod paths;
 mod registrations;
 mod rotation;
