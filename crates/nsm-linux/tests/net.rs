@@ -52,6 +52,37 @@ async fn ping_over_a_pair_both_families() {
     assert!(unreachable.send_error.unwrap().contains("unreachable"));
 }
 
+/// E-09: a look at a wire. The answer to any echo of the look counts; what came before the look does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pinger_knows_a_live_wire_from_a_dead_one() {
+    let (a, b) = talking_pods().await;
+    let (pause, patience) = (Duration::from_millis(20), Duration::from_millis(400));
+    for (from, to) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
+        let to = to.parse().unwrap();
+        let mut pinger = probe::Pinger::open(a.netns(), from.parse().unwrap(), to).await.unwrap();
+        // Others ping, too, and their answers come to the same socket.
+        let noise = PingOptions { count: 500, interval: Duration::ZERO, size: 1000, ..PingOptions::once(to) };
+        assert!(probe::ping(a.netns(), noise).await.unwrap().complete());
+        for _ in 0..3 {
+            assert!(pinger.answered(pause, patience).await, "{to}");
+        }
+        b.down("right").unwrap();
+        let begun = std::time::Instant::now();
+        assert!(!pinger.answered(pause, patience).await, "{to}");
+        assert!(begun.elapsed() >= patience && begun.elapsed() < 3 * patience, "{:?}", begun.elapsed());
+        b.up("right").unwrap();
+        if to.is_ipv6() {
+            b.address_add("right", "fd00::2/64".parse().unwrap()).unwrap(); // the kernel took it away with the link
+        }
+        let mut tries = 0..50;
+        while !pinger.answered(pause, patience).await {
+            assert!(tries.next().is_some(), "{to} never answers again");
+        }
+    }
+    let nowhere = probe::Pinger::open(a.netns(), "10.9.9.9".parse().unwrap(), "10.0.0.2".parse().unwrap()).await;
+    assert!(nowhere.is_err(), "an address that is not there cannot be asked from");
+}
+
 #[tokio::test]
 async fn a_long_packet_that_may_not_be_split_is_refused() {
     let (a, _b) = talking_pods().await;

@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 pub mod context;
 pub mod exit;
+pub mod metrics;
 pub mod notify;
 pub mod nsurl;
 pub mod program;

@@ -45,9 +45,13 @@ pub(super) fn add(inner: &Inner, job: &mut Job, wanted: &Link) -> Result<Vec<(If
     for (iface, ours) in &found {
         // A tunnel whose maker has lost it, or that is to lead elsewhere, keeps its device and all that is on it.
         let kept = |ours: &Found| matches!(wanted, Link::Wireguard { .. }) && ours.link.kind == link::TUN;
-        if let Some(ours) = ours.as_ref().filter(|ours| !kept(ours)) {
-            doom(job, iface, ours)?;
-            places.insert(iface.netns.clone());
+        match ours {
+            Some(ours) if kept(ours) => adopt(job, iface, ours)?,
+            Some(ours) => {
+                doom(job, iface, ours)?;
+                places.insert(iface.netns.clone());
+            }
+            None => {}
         }
     }
     reap(inner, job, &places)?;

@@ -5,6 +5,7 @@ use super::{
     identity::socket_path,
     process::{self, CONNECT_TO, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, STATE_DIR, WORKLOAD_API},
     registration::{Registration, own_socket},
+    tunnels::{ENCRYPTED_ONLY, MECHANISM_PRIORITY, PACKET_ENGINE, TUNNEL_IP, Tunnel, Tunnels, VXLAN_PORT, WIREGUARD_PORT},
 };
 use crate::{
     context::Context,
@@ -13,20 +14,14 @@ use crate::{
 use nsm_api::*;
 use nsm_hop::{
     hop::Hop,
-    kernel::Kernel,
-    mechanism::{KernelLeg, KernelOffer, Negotiate, VniPool, Vxlan},
+    mechanism::{KernelLeg, KernelOffer, Negotiate},
     onward::Endpoints,
     reserve::UnknownMtu,
     role::{Dial, Role, Standing, Timing},
     select::RoundRobin,
     wiring::ForwarderWiring,
 };
-use nsm_linux::LinuxKernel;
-use std::{
-    net::IpAddr,
-    sync::{Arc, Mutex},
-};
-use tracing::warn;
+use std::{net::SocketAddr, sync::Arc};
 
 /// Settings of `nsm forwarder`.
 pub const OPTIONS: &[Opt] = &[
@@ -47,8 +42,10 @@ pub const OPTIONS: &[Opt] = &[
     ),
     TUNNEL_IP,
     VXLAN_PORT,
+    WIREGUARD_PORT,
+    PACKET_ENGINE,
     guard::CLIENT_POLICIES,
-    Opt::accepted("prometheus-listen-on", "NSM_PROMETHEUS_LISTEN_ON"),
+    METRICS,
     Opt::accepted("prometheus-ca-file", "NSM_PROMETHEUS_CA_FILE"),
     Opt::accepted("prometheus-key-file", "NSM_PROMETHEUS_KEY_FILE"),
     Opt::accepted("prometheus-cert-file", "NSM_PROMETHEUS_CERT_FILE"),
@@ -68,22 +65,20 @@ pub const OPTIONS: &[Opt] = &[
     Opt::accepted("pci-drivers-path", "NSM_PCI_DRIVERS_PATH"),
     Opt::accepted("cgroup-path", "NSM_CGROUP_PATH"),
     Opt::accepted("vfio-path", "NSM_VFIO_PATH"),
-    Opt::accepted("mechanism-priority", "NSM_MECHANISM_PRIORITY"),
+    MECHANISM_PRIORITY,
+    ENCRYPTED_ONLY,
 ];
 const NAME: Opt = Opt::new("name", "NSM_NAME", "forwarder", Shape::Text, "Name of this process in paths and in the registry");
 const LABELS: Opt = Opt::new("labels", "NSM_LABELS", "p2p:true", Shape::Map, "Labels of this forwarder, which services may ask for");
 const SERVICE: Opt = Opt::new("ns-name", "NSM_NSNAME", "forwarder", Shape::Text, "Service under which it registers");
-pub(super) const TUNNEL_IP: Opt = Opt::new(
-    "tunnel-ip",
-    "NSM_TUNNEL_IP",
+/// Where counters can be had.
+pub(super) const METRICS: Opt = Opt::new(
+    "prometheus-listen-on",
+    "NSM_PROMETHEUS_LISTEN_ON",
     "",
-    Shape::Address,
-    "Address of this node for tunnels; empty: its first address besides loopback",
+    Shape::Text,
+    "Address for GET /metrics, for instance 127.0.0.1:8081, or :8081 for all; empty: none",
 );
-pub(super) const VXLAN_PORT: Opt =
-    Opt::new("vxlan-port", "NSM_VXLAN_PORT", "0", Shape::Number(65535), "UDP port of VXLAN, the same on all nodes; 0: 4789");
-/// The port that the standard gives to VXLAN.
-const DEFAULT_VXLAN_PORT: u16 = 4789;
 /// The largest packet of a wire within a node, when nobody says otherwise: what every network behind it can carry.
 const DEFAULT_MTU: u32 = 1500;
 
@@ -94,11 +89,15 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let (manager, listen): (Target, Target) = (settings.text("connect-to"), settings.text("listen-on"));
     let tunnel = Tunnel::read(&mut settings);
     let policies = guard::client_policies(&mut settings);
+    let metrics = metrics_address(&mut settings);
     settings.finish()?;
 
     let process = Process::start(&common, &context).await?;
     let registry = guard::client(process.dialer.registry(&manager), policies);
     let hop = hop(name.clone(), &process, process.dial(), registry.clone(), tunnel).await?;
+    if let Some(address) = metrics {
+        crate::metrics::serve(address, vec![hop.clone()], context.shutdown.clone()).await?;
+    }
     let served = process.serve(vec![listen.clone()], Some(Arc::new(hop)), None, &context).await?;
 
     let (url, socket) = own_socket(&socket_path(&listen)?)?;
@@ -111,35 +110,13 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     ended
 }
 
-/// Where tunnels to other nodes begin.
-pub(super) struct Tunnel {
-    ip: Option<IpAddr>,
-    port: u16,
-}
-
-impl Tunnel {
-    pub(super) fn read(settings: &mut Settings) -> Tunnel {
-        let port: u16 = settings.text("vxlan-port");
-        Tunnel { ip: settings.optional("tunnel-ip"), port: if port == 0 { DEFAULT_VXLAN_PORT } else { port } }
-    }
-    /// VXLAN, when this node has an underlay to carry it. A node alone needs none.
-    async fn vxlan(&self, kernel: &LinuxKernel, process: &Process) -> Result<Option<Vxlan>> {
-        let tunnel_ip = match (self.ip, process::node_address()) {
-            (Some(ip), _) | (None, Ok(ip)) => ip,
-            (None, Err(error)) => {
-                warn!(%error, "no tunnels to other nodes");
-                return Ok(None);
-            }
-        };
-        let underlay_mtu = kernel.underlay_mtu(tunnel_ip).await?;
-        Ok(Some(Vxlan {
-            tunnel_ip,
-            port: self.port,
-            underlay_mtu,
-            issuer: process.issuer.clone(),
-            vnis: Arc::new(Mutex::new(VniPool::default())),
-        }))
-    }
+/// `:8081` is port 8081 of every address.
+pub(super) fn metrics_address(settings: &mut Settings) -> Option<SocketAddr> {
+    settings.read("prometheus-listen-on", |text| {
+        let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
+        let bad = || format!("{text:?} is no address and port such as 127.0.0.1:8081 or :8081");
+        if text.is_empty() { Ok(None) } else { full.parse().map(Some).map_err(|_| bad()) }
+    })
 }
 
 /// The hop.
@@ -150,24 +127,19 @@ pub(super) async fn hop(
     registry: Arc<dyn RegistryApi>,
     tunnel: Tunnel,
 ) -> Result<Hop> {
-    let kernel = LinuxKernel::new()?;
-    let vxlan = tunnel.vxlan(&kernel, process).await?;
-    let mut negotiate = Negotiate(vec![Box::new(KernelLeg)]);
-    let mut offers: Vec<Box<dyn nsm_hop::mechanism::Offer>> = vec![Box::new(KernelOffer)];
-    if let Some(vxlan) = vxlan {
-        negotiate.0.push(Box::new(vxlan.clone()));
-        offers.push(Box::new(vxlan));
-    }
+    let Tunnels { kernel, mut accepts, mut offers, keys } = tunnel.make(process).await?;
+    accepts.insert(0, Box::new(KernelLeg));
+    offers.insert(0, Box::new(KernelOffer));
     Ok(Hop::new(Role {
         name,
         standing: Standing::Server,
         issuer: process.issuer.clone(),
         admit: authorize::server(&process.issuer),
-        reserve: vec![Box::new(negotiate), Box::new(UnknownMtu(DEFAULT_MTU))],
+        reserve: vec![Box::new(Negotiate(accepts)), Box::new(UnknownMtu(DEFAULT_MTU))],
         onward: Box::new(Endpoints { registry, offers, turns: RoundRobin::default(), issuer: process.issuer.clone() }),
         dial,
-        wiring: Box::new(ForwarderWiring { keys: None }),
-        kernel: Arc::new(kernel),
+        wiring: Box::new(ForwarderWiring { keys }),
+        kernel,
         generation: process.generation,
         timing: Timing::default(),
     }))

@@ -16,6 +16,7 @@ use nsm_hop::{
     onward::Forwarders,
     reserve::{Environment, Excluded},
     role::{Dial, NoWires, Role, Standing, Timing},
+    services,
 };
 use nsm_policy::PolicySet;
 use nsm_registry::LocalBypass;
@@ -70,6 +71,7 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let process = Process::start(&common, &context).await?;
     let registry = config.registry(&process, &context)?;
     let hop = config.hop(&process, process.dial(), Arc::new(registry.clone()), &context)?;
+    tokio::spawn(services::follow(hop.clone(), Arc::new(registry.clone())));
     let registry = guard::server(Arc::new(registry), config.server_policies);
     let served = process.serve(config.listen_on, Some(Arc::new(hop)), Some(registry), &context).await?;
     context.notify.ready();

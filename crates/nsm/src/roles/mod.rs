@@ -5,6 +5,7 @@
 pub mod authorize;
 pub mod client;
 pub mod endpoint;
+mod engine;
 pub mod forwarder;
 pub mod guard;
 pub mod identity;
@@ -17,6 +18,7 @@ pub mod node;
 pub mod process;
 pub mod registration;
 pub mod registry;
+mod tunnels;
 
 use crate::program::Program;
 

@@ -4,14 +4,16 @@ use super::{
     forwarder, guard, identity, manager,
     process::{self, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, STATE_DIR, WORKLOAD_API},
     registration::Registration,
+    tunnels,
 };
 use crate::{
     context::Context,
     settings::{Opt, Settings, Shape},
 };
 use nsm_api::*;
+use nsm_hop::services;
 use nsm_identity::{Identity, WorkloadSocket};
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 /// Settings of `nsm node`.
 pub const OPTIONS: &[Opt] = &[
@@ -26,8 +28,13 @@ pub const OPTIONS: &[Opt] = &[
     guard::SERVER_POLICIES,
     guard::CLIENT_POLICIES,
     manager::EXCLUDED_PREFIXES,
-    forwarder::TUNNEL_IP,
-    forwarder::VXLAN_PORT,
+    tunnels::TUNNEL_IP,
+    tunnels::VXLAN_PORT,
+    tunnels::WIREGUARD_PORT,
+    tunnels::PACKET_ENGINE,
+    tunnels::MECHANISM_PRIORITY,
+    tunnels::ENCRYPTED_ONLY,
+    forwarder::METRICS,
     identity::TRUST_DOMAIN,
     identity::AUTHORITY_DIR,
     Opt::new(
@@ -43,10 +50,11 @@ pub const OPTIONS: &[Opt] = &[
 pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let common = Common::read(&mut settings);
     let config = manager::Config::read(&mut settings);
-    let tunnel = forwarder::Tunnel::read(&mut settings);
+    let tunnel = tunnels::Tunnel::read(&mut settings);
     let (socket, domain, dir): (Target, String, Option<PathBuf>) =
         (settings.text("workload-api"), settings.text("trust-domain"), settings.optional("authority-dir"));
     let own_authority = settings.boolean("authority");
+    let metrics = forwarder::metrics_address(&mut settings);
     settings.finish()?;
 
     if own_authority {
@@ -59,10 +67,15 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
             }
         });
     }
-    serve(Process::start(&common, &context).await?, config, tunnel, context).await
+    serve(Process::start(&common, &context).await?, config, (tunnel, metrics), context).await
 }
 
-async fn serve(process: Process, mut config: manager::Config, tunnel: forwarder::Tunnel, context: Context) -> Result<()> {
+async fn serve(
+    process: Process,
+    mut config: manager::Config,
+    (tunnel, metrics): (tunnels::Tunnel, Option<SocketAddr>),
+    context: Context,
+) -> Result<()> {
     let node = config.name.clone();
     config.name = HopName::new(format!("{node}-manager"))?;
     let forwarder_name = HopName::new(format!("{node}-forwarder"))?;
@@ -71,8 +84,12 @@ async fn serve(process: Process, mut config: manager::Config, tunnel: forwarder:
     let registry = config.registry(&process, &context)?;
     let in_process: Arc<dyn RegistryApi> = Arc::new(registry.in_process());
     let forwarder = forwarder::hop(forwarder_name.clone(), &process, process.dial(), in_process.clone(), tunnel).await?;
+    if let Some(address) = metrics {
+        crate::metrics::serve(address, vec![forwarder.clone()], context.shutdown.clone()).await?;
+    }
     let local = BTreeMap::from([(forwarder_name.to_string(), Arc::new(forwarder) as Arc<dyn NetworkServiceApi>)]);
     let hop = config.hop(&process, process.dial_with(local), in_process.clone(), &context)?;
+    tokio::spawn(services::follow(hop.clone(), in_process.clone()));
 
     let mut endpoint = NetworkServiceEndpoint::new(
         forwarder_name.as_str().parse()?,
