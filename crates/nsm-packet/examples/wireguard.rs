@@ -1,6 +1,6 @@
 //! Measures a WireGuard tunnel between two pods on two nodes: ours and others, in turns, in the same namespaces.
 //!
-//! `cargo run --release -p nsm-packet --example wireguard [seconds] [turns]`, as root, on an otherwise idle machine. The
+//! `cargo run --release -p nsm-packet --example wireguard [milliseconds] [turns]`, as root, on an otherwise idle machine. The
 //! other side is wireguard-go, built from `tests/wireguard-go` (needs Go).
 #![allow(clippy::unwrap_used)] // a measurement that fails ends
 
@@ -31,15 +31,16 @@ fn main() {
         return engine(&arguments[1..]);
     }
     let number = |place: usize, default: u64| arguments.get(place).map_or(default, |text| text.parse().unwrap());
-    let (span, turns) = (Duration::from_secs(number(0, 2)), number(1, 3));
+    let (span, turns) = (Duration::from_millis(number(0, 400)), number(1, 9));
     let mut kinds = vec![("ours", Kind::Ours), ("wireguard-go", Kind::Go)];
     if let Ok(only) = std::env::var("ONLY") {
         kinds.retain(|(name, _)| *name == only);
     }
     let mut rows: Vec<(&str, Vec<Vec<f64>>)> = kinds.iter().map(|(name, _)| (*name, Vec::new())).collect();
+    let lines: Vec<(World, [Peer; 2])> = kinds.iter().map(|(_, kind)| line(*kind)).collect();
     for _ in 0..turns {
-        for ((_, kind), (_, values)) in kinds.iter().zip(&mut rows) {
-            values.push(measure(*kind, span));
+        for ((world, _), (_, values)) in lines.iter().zip(&mut rows) {
+            values.push(measure(world, span));
         }
     }
     let names = ["TCP 1", "TCP 4", "UDP18 Mpps", "UDP1400 Mpps", "RTT p50 us", "p99", "spin p50", "p99"];
@@ -77,15 +78,21 @@ fn engine(arguments: &[String]) {
     while lines.next().is_some() {}
 }
 
-fn measure(kind: Kind, span: Duration) -> Vec<f64> {
+/// Two nodes with this implementation between them.
+fn line(kind: Kind) -> (World, [Peer; 2]) {
     let world = World::new(false);
-    let _peers = (Peer::start(kind, &world.a, &world.b), Peer::start(kind, &world.b, &world.a));
+    let peers = [Peer::start(kind, &world.a, &world.b), Peer::start(kind, &world.b, &world.a)];
     world.dress();
     let (near, far) = (world.a.udp("10.7.0.1:0"), world.b.udp("10.7.0.2:0"));
     until("packets pass", || common::echoes(&near, &far, b"x"));
-    let (small, large) = (packets(&world, 18, span), packets(&world, 1392, span));
-    let (blocking, spinning) = (round_trips(&world, false, span), round_trips(&world, true, span));
-    vec![tcp(&world, 1, span), tcp(&world, 4, span), small, large, blocking.0, blocking.1, spinning.0, spinning.1]
+    (world, peers)
+}
+
+/// One turn of everything.
+fn measure(world: &World, span: Duration) -> Vec<f64> {
+    let (small, large) = (packets(world, 18, span), packets(world, 1392, span));
+    let (blocking, spinning) = (round_trips(world, false, span), round_trips(world, true, span));
+    vec![tcp(world, 1, span), tcp(world, 4, span), small, large, blocking.0, blocking.1, spinning.0, spinning.1]
 }
 
 fn inside<T: Send>(side: &Side, work: impl FnOnce() -> std::io::Result<T> + Send) -> T {
@@ -203,12 +210,13 @@ fn round_trips(world: &World, spin: bool, span: Duration) -> (f64, f64) {
         });
         let asking = scope.spawn(|| {
             pinned(0, || {
-                let (mut buffer, mut times, begun) = ([0; 2048], Vec::new(), Instant::now());
-                while begun.elapsed() < span {
+                let (mut buffer, mut times, begun, mut question) = ([0; 2048], Vec::new(), Instant::now(), [0; 64]);
+                while begun.elapsed() < span || times.is_empty() {
                     let asked = Instant::now();
-                    near.send(&[1; 64]).unwrap();
+                    question[..8].copy_from_slice(&begun.elapsed().as_nanos().to_le_bytes()[..8]);
+                    near.send(&question).unwrap();
                     while asked.elapsed() < Duration::from_millis(50) {
-                        if near.recv(&mut buffer).is_ok() {
+                        if near.recv(&mut buffer).is_ok() && buffer[..64] == question {
                             times.push(asked.elapsed().as_nanos() as f64 / 1e3);
                             break;
                         }

@@ -113,7 +113,9 @@ impl Rtnl {
         let (read, _) = recv(&self.socket, answer.as_mut_slice(), RecvFlags::empty())?;
         answer.truncate(read);
         let errno = match answer.get(4..6) == Some(&ERROR.to_ne_bytes()) {
-            true => answer.get(HEADER..HEADER + 4).and_then(|code| code.try_into().ok()).map_or(libc::EIO, |code| -i32::from_ne_bytes(code)),
+            true => {
+                answer.get(HEADER..HEADER + 4).and_then(|code| code.try_into().ok()).map_or(libc::EIO, |code| -i32::from_ne_bytes(code))
+            }
             false => 0,
         };
         if errno == 0 { Ok(answer) } else { Err(Errno::from_raw_os_error(errno)) }

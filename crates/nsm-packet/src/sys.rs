@@ -171,9 +171,8 @@ pub(crate) fn send_runs(socket: impl AsFd, buffer: &[u8], runs: &[Run]) -> Resul
     }
     // SAFETY: the first `count` headers point to parts and controls on this stack and to `buffer`, which the kernel only
     // reads, and all live until the call returns.
-    let sent = checked(unsafe {
-        libc::sendmmsg(socket.as_fd().as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, libc::MSG_NOSIGNAL)
-    })?;
+    let sent =
+        checked(unsafe { libc::sendmmsg(socket.as_fd().as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, libc::MSG_NOSIGNAL) })?;
     Ok(sent as usize)
 }
 

@@ -8,11 +8,7 @@ use crate::{
         vnet::{VNET_BYTES, Vnet},
     },
     sys::{BATCH, Run},
-    wireguard::{
-        keypair::Keypair,
-        message::TRANSPORT_HEADER_BYTES,
-        peer::Outbox,
-    },
+    wireguard::{keypair::Keypair, message::TRANSPORT_HEADER_BYTES, peer::Outbox},
 };
 use rustix::io::Errno;
 use std::{

@@ -21,6 +21,10 @@ const MAX_HOT: usize = 16;
 const MAX_SPIN: Duration = Duration::from_micros(50);
 /// Shortest such time that is worth the effort.
 const MIN_SPIN: Duration = Duration::from_micros(5);
+/// Giving way for longer than this means that the processor is not ours alone.
+const CONTENDED: Duration = Duration::from_micros(20);
+/// For so long nothing is polled then.
+const RESPITE: Duration = Duration::from_millis(20);
 /// While packets move, others are looked for once in so many rounds.
 const ROUNDS: u32 = 8;
 
@@ -45,11 +49,19 @@ pub(super) struct Worker {
     hot: Vec<Ready>,
     /// How long to poll without a packet: learned from how soon the next came.
     spin: Duration,
+    no_spin_before: Instant,
 }
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>) -> Worker {
-        Worker { shared, encap: Encap::new(), decap: Decap::new(), hot: Vec::with_capacity(MAX_HOT), spin: Duration::ZERO }
+        Worker {
+            shared,
+            encap: Encap::new(),
+            decap: Decap::new(),
+            hot: Vec::with_capacity(MAX_HOT),
+            spin: Duration::ZERO,
+            no_spin_before: Instant::now(),
+        }
     }
     /// Works until the engine stops.
     pub(super) fn run(mut self) {
@@ -63,6 +75,9 @@ impl Worker {
         let begun = Instant::now();
         self.look(None);
         let slept = begun.elapsed();
+        if begun < self.no_spin_before {
+            return;
+        }
         if slept <= MAX_SPIN {
             self.spin = (self.spin * 2).clamp(MIN_SPIN, MAX_SPIN);
         } else if slept > MAX_SPIN * 4 {
@@ -85,12 +100,26 @@ impl Worker {
                 if moved_at.elapsed() >= self.spin {
                     break;
                 }
-                std::thread::yield_now();
+                if !self.offer_processor() {
+                    break;
+                }
             }
         }
         for ready in self.hot.drain(..) {
             self.shared.listen(&ready);
         }
+    }
+    /// Lets others run. Whether polling goes on: it does not where somebody else needs the processor, because a thread that
+    /// gives way waits for its turn, while one that sleeps is woken at once.
+    fn offer_processor(&mut self) -> bool {
+        let begun = Instant::now();
+        std::thread::yield_now();
+        let alone = begun.elapsed() < CONTENDED;
+        if !alone {
+            self.spin = Duration::ZERO;
+            self.no_spin_before = begun + RESPITE;
+        }
+        alone
     }
     /// One turn for each. Whether anything moved.
     fn serve_all(&mut self) -> bool {

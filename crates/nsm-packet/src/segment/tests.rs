@@ -42,7 +42,14 @@ fn put(packet: &mut [u8], at: usize, bytes: &[u8]) {
 /// A packet of this flow with complete codes.
 fn packet(flow: Flow, sequence: u32, id: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
     let inner = if flow.v6 { 40 } else { 20 };
-    let header = inner + if !flow.tcp { 8 } else if flow.options { 32 } else { 20 };
+    let header = inner
+        + if !flow.tcp {
+            8
+        } else if flow.options {
+            32
+        } else {
+            20
+        };
     let mut bytes = vec![0; header];
     let protocol = if flow.tcp { 6 } else { 17 };
     let length = (header + payload.len()) as u16;

@@ -265,13 +265,7 @@ impl Cipher for ChaChaPoly {
         out[length..length + AEAD_TAG_BYTES].copy_from_slice(tag.as_ref());
         length + AEAD_TAG_BYTES
     }
-    fn decrypt(
-        &self,
-        counter: u64,
-        authenticated: &[u8],
-        ciphertext: &[u8],
-        out: &mut [u8],
-    ) -> std::result::Result<usize, snow::Error> {
+    fn decrypt(&self, counter: u64, authenticated: &[u8], ciphertext: &[u8], out: &mut [u8]) -> std::result::Result<usize, snow::Error> {
         let mut buffer = [0; 64];
         let work = buffer.get_mut(..ciphertext.len()).ok_or(snow::Error::Decrypt)?;
         work.copy_from_slice(ciphertext);

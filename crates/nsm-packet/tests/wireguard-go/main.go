@@ -24,7 +24,7 @@ func fail(what string, err error) {
 	}
 }
 
-func openTun(name string, mtu int, pod string) tun.Device {
+func start(name string, mtu int, pod string) *device.Device {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	home, err := os.Open("/proc/thread-self/ns/net")
@@ -34,14 +34,17 @@ func openTun(name string, mtu int, pod string) tun.Device {
 	fail("enter the pod", unix.Setns(int(inside.Fd()), unix.CLONE_NEWNET))
 	made, err := tun.CreateTUN(name, mtu)
 	fail("make the interface", err)
+	// It asks for the MTU by name, here, and again when that changes, which then fails and is logged.
+	log := &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf}
+	started := device.NewDevice(made, conn.NewDefaultBind(), log)
 	fail("return", unix.Setns(int(home.Fd()), unix.CLONE_NEWNET))
-	return made
+	return started
 }
 
 func main() {
 	mtu, err := strconv.Atoi(os.Args[2])
 	fail("MTU", err)
-	made := device.NewDevice(openTun(os.Args[1], mtu, os.Args[3]), conn.NewDefaultBind(), device.NewLogger(device.LogLevelError, ""))
+	made := start(os.Args[1], mtu, os.Args[3])
 	lines := bufio.NewScanner(os.Stdin)
 	var config strings.Builder
 	for lines.Scan() && lines.Text() != "" {
