@@ -223,3 +223,22 @@ fn a_process_in_a_lab_ends_with_the_one_that_started_it() {
     })
     .unwrap();
 }
+
+/// wire.md 2.7: files of the user are found where upstream looks for them, and a bad one keeps a role from starting.
+#[test]
+fn policy_files_below_the_working_directory_count() {
+    let dir = Dir::new();
+    let _identity = dir.role(&["identity", "--socket", &dir.url("id.sock")]);
+    let policies = dir.0.join("etc/nsm/opa/server");
+    fs::create_dir_all(&policies).unwrap();
+    let args = ["manager", "--registry-url", "", "--listen-on", &dir.url("m.sock")];
+    let manager = || dir.nsm(&args).current_dir(&dir.0).output().unwrap();
+    fs::write(policies.join("own.rego"), "package nsm\nvalid {").unwrap();
+    let refused = manager();
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("etc/nsm/opa/server/own.rego"), "{refused:?}");
+    fs::write(policies.join("own.rego"), "package nsm\nvalid = true").unwrap();
+    let log = dir.0.join("manager.log");
+    let child = dir.nsm(&args).current_dir(&dir.0).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+    let told = UnixDatagram::bind(dir.0.join("unused.notify")).unwrap();
+    Role { child, told, log }.logs("policy of the user");
+}

@@ -6,14 +6,25 @@ use nsm_hop::role::{Admit, Draft, Issuer};
 use nsm_policy::{PolicySet, Question, discretion::shown_to};
 use std::sync::Arc;
 
+/// The policies of a process that others call, and of one that starts connections. As elsewhere, a policy file in one
+/// of these directories, below the working directory, is added, or takes the place of the built-in one of its name.
+const SERVER_MASKS: [&str; 2] = ["etc/nsm/opa/common/.*.rego", "etc/nsm/opa/server/.*.rego"];
+const CLIENT_MASKS: [&str; 2] = ["etc/nsm/opa/common/.*.rego", "etc/nsm/opa/client/.*.rego"];
+
 /// The rules of a process that others call.
-pub fn server(issuer: &Arc<dyn Issuer>) -> Vec<Box<dyn Admit>> {
-    vec![Box::new(Server { policies: PolicySet::server(), issuer: issuer.clone() })]
+pub fn server(issuer: &Arc<dyn Issuer>) -> Result<Vec<Box<dyn Admit>>> {
+    Ok(vec![Box::new(Server { policies: load(SERVER_MASKS)?, issuer: issuer.clone() })])
 }
 
 /// The rules of a process that starts connections.
-pub fn client(issuer: &Arc<dyn Issuer>) -> Vec<Box<dyn Admit>> {
-    vec![Box::new(Client { policies: PolicySet::client(), issuer: issuer.clone() })]
+pub fn client(issuer: &Arc<dyn Issuer>) -> Result<Vec<Box<dyn Admit>>> {
+    Ok(vec![Box::new(Client { policies: load(CLIENT_MASKS)?, issuer: issuer.clone() })])
+}
+
+fn load(masks: [&str; 2]) -> Result<PolicySet> {
+    let policies = PolicySet::load(&masks.map(str::to_owned))?;
+    policies.files().for_each(|file| tracing::info!(file, "policy of the user"));
+    Ok(policies)
 }
 
 struct Server {

@@ -146,7 +146,7 @@ fn hop(name: HopName, process: &Process, (manager, reserve): (Target, Vec<Box<dy
         name,
         standing: Standing::Origin,
         issuer: process.issuer.clone(),
-        admit: authorize::client(&process.issuer),
+        admit: authorize::client(&process.issuer)?,
         reserve,
         onward: Box::new(Fixed(manager)),
         dial: process.dial(),

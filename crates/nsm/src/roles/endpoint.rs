@@ -195,7 +195,7 @@ impl Config {
             name: self.name.clone(),
             standing: Standing::Server,
             issuer: process.issuer.clone(),
-            admit: authorize::server(&process.issuer),
+            admit: authorize::server(&process.issuer)?,
             reserve: parts.reserve,
             onward: parts.onward,
             dial: process.dial(),

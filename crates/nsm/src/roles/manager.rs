@@ -117,7 +117,7 @@ impl Config {
             name: self.name.clone(),
             standing: Standing::Server,
             issuer: process.issuer.clone(),
-            admit: authorize::server(&process.issuer),
+            admit: authorize::server(&process.issuer)?,
             reserve: vec![
                 Box::new(Environment(context.labels.clone())),
                 Box::new(Excluded(Watched::open(&self.excluded_prefixes, watched::excluded_prefixes)?.into_current())),

@@ -43,7 +43,7 @@ fn hop(name: &str, process: &Process, parts: Parts) -> Hop {
         name: HopName::new(name).unwrap(),
         standing: Standing::Server,
         issuer: process.issuer.clone(),
-        admit: authorize::server(&process.issuer),
+        admit: authorize::server(&process.issuer).unwrap(),
         reserve: parts.reserve,
         onward: parts.onward,
         dial: process.dial(),

@@ -30,7 +30,7 @@ fn pass(world: &World, name: &str, process: &nsm::roles::process::Process, next:
         name: HopName::new(name).unwrap(),
         standing: Standing::Server,
         issuer: process.issuer.clone(),
-        admit: nsm::roles::authorize::server(&process.issuer),
+        admit: nsm::roles::authorize::server(&process.issuer).unwrap(),
         reserve: vec![],
         onward: Box::new(Fixed(world.target(next))),
         dial: process.dial(),

@@ -101,7 +101,7 @@ pub fn end(name: &str, process: &Process) -> Hop {
         name: HopName::new(name).unwrap(),
         standing: Standing::Server,
         issuer: process.issuer.clone(),
-        admit: authorize::server(&process.issuer),
+        admit: authorize::server(&process.issuer).unwrap(),
         reserve: vec![],
         onward: Box::new(End),
         dial: process.dial(),
