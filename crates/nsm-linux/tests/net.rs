@@ -57,12 +57,12 @@ async fn ping_over_a_pair_both_families() {
 async fn a_pinger_knows_a_live_wire_from_a_dead_one() {
     let (a, b) = talking_pods().await;
     let (pause, patience) = (Duration::from_millis(20), Duration::from_millis(400));
-    for (from, to) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
+    for (from, to) in [("fd00::1", "fd00::2"), ("10.0.0.1", "10.0.0.2")] {
         let to = to.parse().unwrap();
         let mut pinger = probe::Pinger::open(a.netns(), from.parse().unwrap(), to).await.unwrap();
         // Others ping, too, and their answers come to the same socket.
-        let noise = PingOptions { count: 500, interval: Duration::ZERO, size: 1000, ..PingOptions::once(to) };
-        assert!(probe::ping(a.netns(), noise).await.unwrap().complete());
+        let noise = PingOptions { count: 20, interval: pause / 4, timeout: pause, size: 1000, ..PingOptions::once(to) };
+        assert!(probe::ping(a.netns(), noise).await.unwrap().received > 0);
         for _ in 0..3 {
             assert!(pinger.answered(pause, patience).await, "{to}");
         }
