@@ -84,7 +84,7 @@ pub struct ResolvConf {
 
 impl ResolvConf {
     /// Makes the file at `path` name `listen`, where a resolver must listen on port 53 already, and answers what the
-    /// file said before. A link is followed; a missing file is made and will be left empty.
+    /// file said before. It blocks for a few file operations. A link is followed; a missing file is made and will be left empty.
     ///
     /// # Errors
     /// [`Kind::Kernel`] when the file cannot be read or written, [`Kind::Invalid`] when it would be larger than
@@ -180,9 +180,31 @@ fn fill(temporary: &Path, path: &Path, new: &[u8]) -> io::Result<()> {
 /// A kill between the two steps leaves nothing but empty lines too many.
 fn overwrite(path: &Path, old_length: usize, new: &[u8]) -> io::Result<()> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
-    let mut padded = new.to_vec();
-    padded.resize(old_length.max(new.len()), b'\n');
-    file.write_all_at(&padded, 0)?;
+    file.write_all_at(&padded(new, old_length), 0)?;
     file.set_len(u64::try_from(new.len()).map_err(io::Error::other)?)?;
     file.sync_all()
+}
+
+/// `text` with empty lines up to `length` bytes.
+fn padded(text: &[u8], length: usize) -> Vec<u8> {
+    let mut padded = text.to_vec();
+    padded.resize(length.max(text.len()), b'\n');
+    padded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kill_while_a_mount_point_is_overwritten_leaves_empty_lines_at_most() {
+        let (old, listen) = (b"search a\nnameserver 10.96.0.10\n", IpAddr::from([127, 0, 0, 1]));
+        let ours = rewrite(old, listen);
+        let written = padded(&ours, old.len());
+        assert_eq!(written, ours, "ours is the longer one");
+        let restored = padded(&restore(&written), written.len());
+        assert_eq!(restored.len(), written.len(), "nothing of ours shows behind it");
+        assert_eq!(restored.trim_ascii_end(), old.trim_ascii_end());
+        assert_eq!((restore(&restored), parse(&restored)), (restored.clone(), parse(old)), "the next run begins with the former lines");
+    }
 }
