@@ -13,8 +13,8 @@ func identities(given *setting) []cell {
 	return []cell{{special: "rotation", nodes: 2}, {special: "federation", nodes: 1}}
 }
 
-// identityLab: identities are renewed every two seconds, the server goes away and comes back; or a client and an endpoint
-// belong to another trust domain, which this one federates with. No echo may be lost.
+// identityLab: identities are renewed every two seconds, and a manager starts anew meanwhile; or a client and an endpoint
+// belong to another trust domain, which this one federates with, besides. No echo may be lost.
 func (c cell) identityLab(given *setting) string {
 	federated := ""
 	if c.special == "federation" {
@@ -38,13 +38,15 @@ spec:
 %s  endpoints:
   - {name: first, node: node-%d, services: [wire], payload: ETHERNET, cidr: [172.16.1.0/24]}
   clients:
-  - {name: steady, node: node-1, services: ['kernel://wire/nsm-1'], lifetime: 3s, env: {NSM_REQUEST_TIMEOUT: 500ms}}
-  - {name: other, node: node-1, services: ['kernel://wire/nsm-1'], lifetime: 1s, env: {NSM_REQUEST_TIMEOUT: 300ms}}
+  - {name: steady, node: node-1, services: ['kernel://wire/nsm-1'], lifetime: 5s, env: {NSM_REQUEST_TIMEOUT: 500ms}}
+  - {name: other, node: node-1, services: ['kernel://wire/nsm-1'], lifetime: 4s, env: {NSM_REQUEST_TIMEOUT: 500ms}}
   checks:
   - lasts: {client: steady, interface: nsm-1, for: 10s}
   - lasts: {client: other, interface: nsm-1, for: 3s}
-  - end: {process: identity, signal: KILL}
-  - lasts: {client: steady, interface: nsm-1, for: 2s}
+  - restart: {process: node-1-manager, signal: KILL}
+  - connections: {client: steady, interface: nsm-1, endpoint: first, within: 30s}
+  - connections: {client: other, interface: nsm-1, endpoint: first, within: 30s}
+  - lasts: {client: steady, interface: nsm-1, for: 3s}
   - close: {client: other}
   - close: {client: steady}
 `, c.name(), strings.Join(strings.Fields(given.workload), ", "), federated, nodes, c.nodes)

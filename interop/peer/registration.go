@@ -108,6 +108,7 @@ func registerEndpoint(ctx context.Context, setting *Setting, way *grpc.ClientCon
 
 // judgeRegistration holds what every answer of a registry must be.
 func judgeRegistration(ctx context.Context, setting *Setting, header metadata.MD, name string, server wire.Info) error {
+	wire.Record("registry.Register.answer", header)
 	path, err := wire.AnsweredRegistry(header)
 	if err != nil {
 		return err

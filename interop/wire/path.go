@@ -27,7 +27,9 @@ func (i *Identity) Dial(url string) (*grpc.ClientConn, error) {
 }
 
 // NewServer serves with mutual TLS.
-func (i *Identity) NewServer() *grpc.Server { return grpc.NewServer(grpc.Creds(i.ServerCredentials())) }
+func (i *Identity) NewServer() *grpc.Server {
+	return grpc.NewServer(grpc.Creds(i.ServerCredentials()), grpc.InTapHandle(recordCall))
+}
 
 // Caller is the other side of an incoming call.
 func Caller(ctx context.Context) Info {
