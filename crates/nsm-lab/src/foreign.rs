@@ -46,14 +46,14 @@ impl World {
 
 async fn serves(world: &World, spec: &Spec) -> Result<bool> {
     Ok(match spec.role {
-        Role::Registry => answers(world, &["get", "services", "--registry-url", &registry_url()]).await.is_some(),
+        Role::Registry => answers(world, &["get", "services", "--registry-url", &registry_url(&world.file.lab)]).await.is_some(),
         Role::Manager => {
             let node = world.file.lab.nodes.iter().find(|node| spec.name == format!("{}-manager", node.name));
             let socket = node.map(|node| unix(&world.files.manager(&node.name))).unwrap_or_default();
             answers(world, &["get", "connections", "--connect-to", &socket]).await.is_some()
         }
         Role::Forwarder | Role::Endpoint => {
-            let list = answers(world, &["get", "endpoints", "--registry-url", &registry_url()]).await;
+            let list = answers(world, &["get", "endpoints", "--registry-url", &registry_url(&world.file.lab)]).await;
             list.is_some_and(|text| names(&text).is_ok_and(|names| names.contains(&spec.name)))
         }
         Role::Client => {

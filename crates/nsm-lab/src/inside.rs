@@ -76,7 +76,7 @@ impl Inside {
     }
     /// Where the registry listens; reached from inside the fabric.
     pub fn registry(&self) -> Result<Target> {
-        Target::parse(&registry_url())
+        Target::parse(&registry_url(&self.world.file.lab))
     }
     /// The SPIFFE Workload API socket that gives this process an identity in the lab.
     pub fn workload_api(&self) -> String {
@@ -101,7 +101,7 @@ impl Inside {
         let env = BTreeMap::from([("SPIFFE_ENDPOINT_SOCKET".to_owned(), self.workload_api()), ("NSM_STATE_DIR".to_owned(), own.clone())]);
         let args = args.iter().map(|arg| arg.replace("{dir}", &own)).collect();
         let netns = self.world.file.lab.namespace(place);
-        let spec = Spec { name: TOOL.to_owned(), role: Role::App, netns, program: None, args, env, refused: false };
+        let spec = Spec { name: TOOL.to_owned(), role: Role::App, netns, program: None, args, env, resolv_conf: None, refused: false };
         let begun = Instant::now();
         let mut process = Process::start(self.world.program(), &spec, files)?;
         let ready = process.ready().await;

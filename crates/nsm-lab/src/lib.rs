@@ -15,6 +15,7 @@ mod foreign;
 mod graph;
 mod inside;
 mod look;
+mod names;
 mod places;
 pub mod plan;
 mod process;

@@ -1,5 +1,6 @@
 //! The namespaces of a lab: made, joined by cables, and each with a ledger of what it held before any process ran.
 
+use crate::names::NameServer;
 use crate::plan::{BRIDGE, CableEnd, FABRIC, Plan};
 use crate::schema::Lab;
 use nsm_api::{Error, Kind, Result};
@@ -28,6 +29,7 @@ pub(crate) struct Place {
 pub(crate) struct Places {
     all: BTreeMap<String, Place>,
     servers: Vec<probe::EchoServer>,
+    name_servers: Vec<NameServer>,
 }
 
 impl Places {
@@ -60,10 +62,14 @@ impl Places {
             if cable.a.address.is_none() {
                 self.get(&cable.a.netns)?.net.set_master(&cable.a.interface, Some(BRIDGE))?;
             }
-            self.end(&cable.a)?;
-            self.end(&cable.b)?;
+            self.end(&cable.a, cable.mtu)?;
+            self.end(&cable.b, cable.mtu)?;
         }
         self.hosts(lab).await?;
+        for (pod, names) in lab.name_servers() {
+            let server = NameServer::start(&self.get(&lab.namespace(pod))?.netns, names).await?;
+            self.name_servers.push(server);
+        }
         for place in self.all.values_mut() {
             place.before = ledger(&place.net)?;
         }
@@ -75,8 +81,9 @@ impl Places {
         fabric.up(BRIDGE)?;
         fabric.address_add(BRIDGE, plan.bridge)
     }
-    fn end(&self, end: &CableEnd) -> Result<()> {
+    fn end(&self, end: &CableEnd, mtu: Option<u32>) -> Result<()> {
         let net = &self.get(&end.netns)?.net;
+        mtu.map_or(Ok(()), |mtu| net.set_mtu(&end.interface, mtu))?;
         net.up(&end.interface)?;
         end.address.map_or(Ok(()), |address| net.address_add(&end.interface, address))
     }
@@ -87,8 +94,9 @@ impl Places {
             for route in &host.routes {
                 net.route_add(route.to, Some(route.via), &host.interface)?;
             }
-            if host.pod_address.is_some() {
-                self.get(&lab.namespace(&host.pod))?.net.set_sysctl("net/ipv4/ip_forward", "1")?;
+            if let Some(address) = host.pod_address {
+                let switch = if address.addr().is_ipv4() { "net/ipv4/ip_forward" } else { "net/ipv6/conf/all/forwarding" };
+                self.get(&lab.namespace(&host.pod))?.net.set_sysctl(switch, "1")?;
             }
             for port in &host.listen {
                 let at = SocketAddr::new(host.address.addr(), *port);
@@ -124,6 +132,7 @@ impl Places {
     /// Ends the servers and deletes every namespace. Says what could not be deleted.
     pub(crate) fn delete(&mut self) -> Vec<String> {
         self.servers.clear();
+        self.name_servers.clear();
         let mut problems = Vec::new();
         for name in std::mem::take(&mut self.all).into_keys() {
             if let Err(error) = netns::delete_named(&name) {

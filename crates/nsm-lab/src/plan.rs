@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use nsm_api::Labels;
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -19,12 +19,16 @@ pub const TOOL: &str = "lab";
 const MANAGER_PORT: u16 = 5001;
 /// TCP port of the registry.
 const REGISTRY_PORT: u16 = 5002;
-/// The bridge between the nodes has .1, nodes follow; 10.231.0.0/24 exists only inside the lab's namespaces.
+/// The bridge between the nodes has 1 at the end, nodes follow; these networks exist only inside the lab's namespaces.
 const FABRIC_NET: [u8; 3] = [10, 231, 0];
-/// Last byte of the first node's address.
+const FABRIC_NET6: [u16; 4] = [0xfd31, 0x231, 0, 0];
+/// Last number of the first node's address.
 const FIRST_NODE: u8 = 11;
-/// Prefix length of the underlay.
+/// Prefix lengths of the underlay.
 const FABRIC_PREFIX: u8 = 24;
+const FABRIC_PREFIX6: u8 = 64;
+/// What stands for the directory of the lab's files in settings.
+const FILES: &str = "{files}";
 /// How long one try of a client may take.
 const REQUEST_TIMEOUT: &str = "15s";
 
@@ -81,6 +85,8 @@ pub struct Spec {
     pub args: Vec<String>,
     /// Its environment, besides what every process gets.
     pub env: BTreeMap<String, String>,
+    /// What it sees as /etc/resolv.conf, if not the machine's.
+    pub resolv_conf: Option<PathBuf>,
     /// A client that is expected to be refused: it may end by itself, with any exit code.
     pub refused: bool,
 }
@@ -92,6 +98,8 @@ pub struct Cable {
     pub a: CableEnd,
     /// The other end.
     pub b: CableEnd,
+    /// Its largest packet, bytes; the kernel's choice when unsaid.
+    pub mtu: Option<u32>,
 }
 
 /// One end of a cable.
@@ -153,9 +161,17 @@ impl Files {
     pub fn forwarder(&self, node: &str) -> PathBuf {
         self.0.join(format!("{node}-fwd.sock"))
     }
+    /// What the author calls `{files}`.
+    pub fn files(&self) -> PathBuf {
+        self.0.join("f")
+    }
+    /// What a client sees as /etc/resolv.conf, if not the machine's.
+    pub fn resolv_conf(&self, client: &str) -> PathBuf {
+        self.0.join("r").join(client)
+    }
     /// All sub-directories that must exist before anything starts.
-    pub fn sub_directories(&self) -> [PathBuf; 5] {
-        ["w", "n", "log", "d", "s"].map(|name| self.0.join(name))
+    pub fn sub_directories(&self) -> [PathBuf; 7] {
+        ["w", "n", "log", "d", "s", "f", "r"].map(|name| self.0.join(name))
     }
 }
 
@@ -177,19 +193,51 @@ pub fn unix(path: &Path) -> String {
     format!("unix://{}", path.display())
 }
 
-/// The registry's URL.
-pub fn registry_url() -> String {
-    format!("tcp://{}:{REGISTRY_PORT}", fabric_address(1).addr())
+/// The file, in the directory of files, that says what a node excludes.
+pub fn excluded_prefixes_file(node: &str) -> String {
+    format!("{node}-excluded-prefixes.yaml")
 }
 
-fn fabric_address(last: u8) -> IpNet {
-    let [a, b, c] = FABRIC_NET;
-    IpNet::new(Ipv4Addr::new(a, b, c, last).into(), FABRIC_PREFIX).expect("24 is a prefix length of IPv4")
+/// The file, in the directory of files, with the policy routes of an endpoint.
+pub fn policy_routes_file(endpoint: &str) -> String {
+    format!("{endpoint}-policy-routes.yaml")
+}
+
+/// The files that exist before any process: name and text.
+pub fn files(lab: &Lab) -> BTreeMap<String, String> {
+    let excluding = lab.nodes.iter().filter(|node| !node.excluded_prefixes.is_empty());
+    let list = |node: &Node| format!("prefixes: [{}]\n", comma(&node.excluded_prefixes));
+    let excluded = excluding.map(|node| (excluded_prefixes_file(&node.name), list(node)));
+    let policies = lab.endpoints.iter().filter_map(|endpoint| Some((policy_routes_file(&endpoint.name), endpoint.policy_routes.clone()?)));
+    lab.files.clone().into_iter().chain(excluded).chain(policies).collect()
+}
+
+/// The registry's URL.
+pub fn registry_url(lab: &Lab) -> String {
+    tcp(fabric_address(lab, 1), REGISTRY_PORT)
+}
+
+fn tcp(at: IpNet, port: u16) -> String {
+    format!("tcp://{}", SocketAddr::new(at.addr(), port))
+}
+
+fn fabric_address(lab: &Lab, last: u8) -> IpNet {
+    let (address, length) = match lab.underlay {
+        Underlay::V4 => {
+            let [a, b, c] = FABRIC_NET;
+            (IpAddr::from(Ipv4Addr::new(a, b, c, last)), FABRIC_PREFIX)
+        }
+        Underlay::V6 => {
+            let [a, b, c, d] = FABRIC_NET6;
+            (IpAddr::from(Ipv6Addr::new(a, b, c, d, 0, 0, 0, last.into())), FABRIC_PREFIX6)
+        }
+    };
+    IpNet::new(address, length).expect("24 is a prefix length of IPv4, 64 of IPv6")
 }
 
 /// Underlay address of a node by its number; [`MAX_NODES`] keeps it below 255.
-fn node_address(number: usize) -> IpNet {
-    fabric_address(FIRST_NODE + number as u8)
+fn node_address(lab: &Lab, number: usize) -> IpNet {
+    fabric_address(lab, FIRST_NODE + number as u8)
 }
 
 /// Decides everything.
@@ -209,21 +257,27 @@ pub fn plan(lab: &Lab, files: &Files) -> Plan {
         if matches!(process.role, Role::Node | Role::Manager | Role::Forwarder | Role::Endpoint) && process.program.is_none() {
             process.env.insert("NSM_STATE_DIR".to_owned(), files.state().display().to_string());
         }
+        let dir = files.files().display().to_string();
+        process.args.iter_mut().chain(process.env.values_mut()).for_each(|text| *text = text.replace(FILES, &dir));
     }
     processes.insert(0, played(identity(lab, files, &processes), &lab.identity));
-    Plan { namespaces, bridge: fabric_address(1), cables, processes }
+    Plan { namespaces, bridge: fabric_address(lab, 1), cables, processes }
 }
 
 fn uplink(lab: &Lab, number: usize) -> Cable {
     let fabric = CableEnd { netns: lab.namespace(FABRIC), interface: format!("node{number}"), address: None };
     let netns = lab.namespace(&lab.nodes[number].name);
-    Cable { a: fabric, b: CableEnd { netns, interface: "uplink".to_owned(), address: Some(node_address(number)) } }
+    Cable {
+        a: fabric,
+        b: CableEnd { netns, interface: "uplink".to_owned(), address: Some(node_address(lab, number)) },
+        mtu: lab.underlay_mtu,
+    }
 }
 
 fn cord(lab: &Lab, host: &Host) -> Cable {
     let a = CableEnd { netns: lab.namespace(&host.name), interface: host.interface.clone(), address: Some(host.address) };
     let b = CableEnd { netns: lab.namespace(&host.pod), interface: host.pod_interface.clone(), address: host.pod_address };
-    Cable { a, b }
+    Cable { a, b, mtu: None }
 }
 
 /// Builds an argument list: `--flag value` pairs.
@@ -244,7 +298,7 @@ impl Args {
 }
 
 fn spec(role: Role, name: impl Into<String>, netns: String, args: Args) -> Spec {
-    Spec { name: name.into(), role, netns, program: None, args: args.0, env: BTreeMap::new(), refused: false }
+    Spec { name: name.into(), role, netns, program: None, args: args.0, env: BTreeMap::new(), resolv_conf: None, refused: false }
 }
 
 /// The same with the author's settings, and played by his program if he names one.
@@ -261,10 +315,6 @@ fn played(mut spec: Spec, part: &Part) -> Spec {
 /// What the flags of our own program say, as variables of the same names.
 fn variables(spec: &Spec) -> BTreeMap<String, String> {
     let mut all = BTreeMap::from([("NSM_NAME".to_owned(), spec.name.clone())]);
-    if spec.role == Role::Client {
-        // It would change a file of this machine.
-        all.insert("NSM_LOCAL_DNS_SERVER_ENABLED".to_owned(), "false".to_owned());
-    }
     let flags = spec.args.iter().zip(spec.args.iter().skip(1));
     for (flag, value) in flags.filter_map(|(flag, value)| Some((flag.strip_prefix("--")?, value))) {
         let name = if flag == "dir" { "BASE_DIR".to_owned() } else { flag.to_uppercase().replace('-', "_") };
@@ -288,7 +338,7 @@ fn identity(lab: &Lab, files: &Files, others: &[Spec]) -> Spec {
 }
 
 fn registry(lab: &Lab) -> Spec {
-    spec(Role::Registry, "registry", lab.namespace(FABRIC), Args::new(&["registry"]).with("--listen-on", registry_url()))
+    spec(Role::Registry, "registry", lab.namespace(FABRIC), Args::new(&["registry"]).with("--listen-on", registry_url(lab)))
 }
 
 /// A process of a node, which knows the node's name and how long its tokens live.
@@ -296,6 +346,9 @@ fn of_node(role: Role, name: String, lab: &Lab, node: &Node, args: Args) -> Spec
     let args = args.with_some("--max-token-lifetime", node.lifetime.clone().unwrap_or_default());
     let mut spec = spec(role, name, lab.namespace(&node.name), args);
     spec.env.insert("NODE_NAME".to_owned(), node.name.clone());
+    if role != Role::Forwarder {
+        spec.env.insert("NSM_EXCLUDED_PREFIXES_FILE".to_owned(), format!("{FILES}/{}", excluded_prefixes_file(&node.name)));
+    }
     spec
 }
 
@@ -303,21 +356,21 @@ fn of_node(role: Role, name: String, lab: &Lab, node: &Node, args: Args) -> Spec
 fn combined(lab: &Lab, files: &Files, node: &Node, number: usize) -> Spec {
     let args = Args::new(&["node"])
         .with("--name", &*node.name)
-        .with("--listen-on", manager_listens(files, node, number))
-        .with("--registry-url", registry_url())
-        .with("--tunnel-ip", node_address(number).addr().to_string())
+        .with("--listen-on", manager_listens(lab, files, node, number))
+        .with("--registry-url", registry_url(lab))
+        .with("--tunnel-ip", node_address(lab, number).addr().to_string())
         .with("--authority", "false");
     of_node(Role::Node, node.name.clone(), lab, node, args)
 }
 
-fn manager_listens(files: &Files, node: &Node, number: usize) -> String {
-    format!("{},tcp://{}:{MANAGER_PORT}", unix(&files.manager(&node.name)), node_address(number).addr())
+fn manager_listens(lab: &Lab, files: &Files, node: &Node, number: usize) -> String {
+    format!("{},{}", unix(&files.manager(&node.name)), tcp(node_address(lab, number), MANAGER_PORT))
 }
 
 fn manager(lab: &Lab, files: &Files, node: &Node, number: usize) -> Spec {
     let name = format!("{}-manager", node.name);
-    let listen = manager_listens(files, node, number);
-    let args = Args::new(&["manager"]).with("--name", &*name).with("--listen-on", listen).with("--registry-url", registry_url());
+    let listen = manager_listens(lab, files, node, number);
+    let args = Args::new(&["manager"]).with("--name", &*name).with("--listen-on", listen).with("--registry-url", registry_url(lab));
     of_node(Role::Manager, name, lab, node, args)
 }
 
@@ -327,7 +380,7 @@ fn forwarder(lab: &Lab, files: &Files, node: &Node, number: usize) -> Spec {
         .with("--name", &*name)
         .with("--connect-to", unix(&files.manager(&node.name)))
         .with("--listen-on", unix(&files.forwarder(&node.name)))
-        .with("--tunnel-ip", node_address(number).addr().to_string());
+        .with("--tunnel-ip", node_address(lab, number).addr().to_string());
     of_node(Role::Forwarder, name, lab, node, args)
 }
 
@@ -342,9 +395,14 @@ fn endpoint(lab: &Lab, files: &Files, endpoint: &Endpoint) -> Spec {
         .with_some("--client-labels", labels(&endpoint.client_labels))
         .with_some("--payload", endpoint.payload.unwrap_or_default().to_owned())
         .with_some("--cidr-prefix", comma(&endpoint.cidr))
+        .with_some("--ipam-policy", endpoint.ipam.unwrap_or_default().to_owned())
         .with_some("--route", comma(&endpoint.routes))
+        .with_some("--dns-configs", dns_configs(&endpoint.dns))
         .with_some("--max-token-lifetime", endpoint.lifetime.clone().unwrap_or_default());
     let mut spec = spec(Role::Endpoint, &*endpoint.name, lab.namespace(&endpoint.name), args);
+    if endpoint.kind == EndpointKind::IcmpResponder {
+        spec.env.insert("NSM_PBR_CONFIG_PATH".to_owned(), format!("{FILES}/{}", policy_routes_file(&endpoint.name)));
+    }
     pod_names(&mut spec, &endpoint.node);
     spec
 }
@@ -360,10 +418,14 @@ fn client(lab: &Lab, files: &Files, client: &Client) -> Spec {
         .with("--network-services", client.services.join(","))
         .with("--mode", "stay")
         .with_some("--request-timeout", request_timeout(client).to_owned())
+        .with_some("--awareness-groups", groups(&client.awareness))
         .with_some("--payload", client.payload.unwrap_or_default().to_owned())
         .with_some("--max-token-lifetime", client.lifetime.clone().unwrap_or_default());
     let mut spec = spec(Role::Client, &*client.name, lab.namespace(&client.name), args);
     spec.refused = client.expect_refusal;
+    spec.resolv_conf = client.resolv_conf.is_some().then(|| files.resolv_conf(&client.name));
+    // Without a file of its own it would change that of this machine.
+    spec.env.insert("NSM_LOCAL_DNS_SERVER_ENABLED".to_owned(), spec.resolv_conf.is_some().to_string());
     pod_names(&mut spec, &client.node);
     spec
 }
@@ -393,120 +455,20 @@ fn labels(labels: &Labels) -> String {
     labels.iter().map(|(key, value)| format!("{key}:{value}")).collect::<Vec<_>>().join(",")
 }
 
+/// As JSON; empty when there are none.
+fn dns_configs(all: &[DnsServers]) -> String {
+    let config = |one: &DnsServers| serde_json::json!({"dns_server_ips": one.servers, "search_domains": one.search});
+    if all.is_empty() { String::new() } else { serde_json::Value::from_iter(all.iter().map(config)).to_string() }
+}
+
+/// `[a,b],[c,d]`
+fn groups(all: &[Vec<String>]) -> String {
+    all.iter().map(|group| format!("[{}]", group.join(","))).collect::<Vec<_>>().join(",")
+}
+
 fn comma<T: ToString>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TEXT: &str = "
-apiVersion: networkservicemesh.io/v1
-kind: Lab
-metadata: {name: two}
-spec:
-  nodes: [{name: east}, {name: west}]
-  endpoints:
-  - {name: gateway, node: west, kind: passthrough, services: [a, b], labels: {app: fw, v: 1}, clientLabels: {app: x}, payload: ETHERNET,
-     cidr: [172.16.1.0/30, 10.0.0.0/8], routes: [172.31.0.0/16], lifetime: 1m, env: {NSM_X: y}}
-  clients:
-  - {name: client, node: east, services: ['kernel://a/nsm-1?app=foo', 'kernel://b/nsm-2']}
-  - {name: lost, node: east, services: ['kernel://a/nsm-1'], manager: missing.sock}
-  hosts:
-  - {name: server, pod: gateway, address: 172.31.0.10/16, podInterface: corp, podAddress: 172.31.0.1/16}
-";
-
-    fn planned() -> Plan {
-        planned_from(TEXT)
-    }
-
-    fn planned_from(text: &str) -> Plan {
-        let (lab, _) = crate::read(text).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
-        plan(&lab, &Files::new("/d"))
-    }
-
-    fn line(plan: &Plan, name: &str) -> String {
-        plan.processes.iter().find(|process| process.name == name).unwrap().args.join(" ")
-    }
-
-    #[test]
-    fn namespaces_and_cables() {
-        let plan = planned();
-        assert_eq!(plan.namespaces, ["two-fabric", "two-east", "two-west", "two-gateway", "two-client", "two-lost", "two-server"]);
-        assert_eq!(plan.cables.len(), 3);
-        assert_eq!(plan.cables[1].b.address.unwrap().to_string(), "10.231.0.12/24");
-        assert_eq!((plan.cables[2].a.netns.as_str(), plan.cables[2].b.interface.as_str()), ("two-server", "corp"));
-    }
-
-    #[test]
-    fn command_lines() {
-        let plan = planned();
-        assert_eq!(
-            line(&plan, "west-manager"),
-            "manager --name west-manager --listen-on unix:///d/west.sock,tcp://10.231.0.12:5001 --registry-url tcp://10.231.0.1:5002"
-        );
-        assert_eq!(
-            line(&plan, "gateway"),
-            "endpoint passthrough --name gateway --connect-to unix:///d/west.sock --service-names a,b --register-service false --dir /d/d/gateway \
-             --labels app:fw,v:1 --client-labels app:x --payload ETHERNET --cidr-prefix 172.16.1.0/30,10.0.0.0/8 --route 172.31.0.0/16 \
-             --max-token-lifetime 1m"
-        );
-        assert!(line(&plan, "client").contains("--network-services kernel://a/nsm-1?app=foo,kernel://b/nsm-2 --mode stay"));
-        assert!(line(&plan, "lost").contains("--connect-to unix:///d/missing.sock"));
-        assert!(line(&plan, "identity").contains("--trust-domain lab.nsm --workload registry=/d/w/registry"));
-    }
-
-    #[test]
-    fn a_combined_node_is_one_process_and_lifetimes_reach_every_process() {
-        let text = TEXT
-            .replace("{name: west}", "{name: west, combined: true, lifetime: 3s}")
-            .replace("{name: east}", "{name: east, lifetime: 4s}")
-            .replace("{name: client,", "{name: client, lifetime: 5s, payload: ETHERNET,");
-        let plan = planned_from(&text);
-        assert_eq!(
-            line(&plan, "west"),
-            "node --name west --listen-on unix:///d/west.sock,tcp://10.231.0.12:5001 --registry-url tcp://10.231.0.1:5002 \
-             --tunnel-ip 10.231.0.12 --authority false --max-token-lifetime 3s"
-        );
-        assert!(plan.processes.iter().all(|process| !process.name.starts_with("west-")));
-        assert!(line(&plan, "east-manager").ends_with("--max-token-lifetime 4s"));
-        assert!(line(&plan, "east-forwarder").ends_with("--max-token-lifetime 4s"));
-        assert!(line(&plan, "client").ends_with("--payload ETHERNET --max-token-lifetime 5s"));
-        assert!(plan.processes.is_sorted_by_key(|process| process.role));
-    }
-
-    #[test]
-    fn a_program_of_somebody_else_is_told_the_same_by_variables() {
-        let text = TEXT
-            .replace("{name: east}", "{name: east, manager: {program: [/x/nsmgr, -v], env: {NSM_NAME: other}}}")
-            .replace("{name: client,", "{name: client, program: /x/nsc, lifetime: 5s,")
-            .replace("env: {NSM_X: y}", "program: [/x/nse], env: {NSM_X: y}")
-            .replace("  nodes:", "  registry: {program: [/x/registry]}\n  nodes:");
-        let plan = planned_from(&text);
-        let find = |name: &str| plan.processes.iter().find(|process| process.name == name).unwrap();
-        let manager = find("east-manager");
-        assert_eq!((manager.program.as_deref(), manager.args.as_slice()), (Some(Path::new("/x/nsmgr")), ["-v".to_owned()].as_slice()));
-        assert_eq!(manager.env["NSM_LISTEN_ON"], "unix:///d/east.sock,tcp://10.231.0.11:5001");
-        assert_eq!(manager.env["NSM_NAME"], "other", "the author's word is the last");
-        assert_eq!(find("registry").env["NSM_LISTEN_ON"], "tcp://10.231.0.1:5002");
-        let client = find("client");
-        assert_eq!(client.env["NSM_NETWORK_SERVICES"], "kernel://a/nsm-1?app=foo,kernel://b/nsm-2");
-        assert_eq!((client.env["NSM_MAX_TOKEN_LIFETIME"].as_str(), client.env["NSM_NAME"].as_str()), ("5s", "client"));
-        assert_eq!(client.env["NSM_LOCAL_DNS_SERVER_ENABLED"], "false");
-        let endpoint = find("gateway");
-        assert_eq!((endpoint.env["NSM_BASE_DIR"].as_str(), endpoint.env["NSM_X"].as_str()), ("/d/d/gateway", "y"));
-        assert!(find("east-forwarder").program.is_none());
-    }
-
-    #[test]
-    fn processes_start_in_the_order_of_their_roles_and_know_their_place() {
-        let plan = planned();
-        assert!(plan.processes.is_sorted_by_key(|process| process.role));
-        let client = plan.processes.iter().find(|process| process.name == "client").unwrap();
-        assert_eq!(client.env["NODE_NAME"], "east");
-        assert_eq!(client.env["POD_NAME"], "client");
-        assert_eq!(client.env["SPIFFE_ENDPOINT_SOCKET"], "unix:///d/w/client");
-        assert!(init_client(client).args.join(" ").contains("--mode init"));
-    }
-}
+mod tests;

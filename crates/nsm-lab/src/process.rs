@@ -32,6 +32,8 @@ const MAX_STATUSES: usize = 64;
 const LOG_TAIL: u64 = 16 * 1024;
 /// How the line begins that the program prints when it ends because of an error.
 pub(crate) const PROGRAM_SPEAKS: &str = "nsm: ";
+/// What stands for this very program where a command is named.
+pub(crate) const OURSELVES: &str = "nsm";
 /// Variables of the caller that every process may see; nothing else of his environment changes a lab.
 const PASSED_ON: [&str; 7] = ["PATH", "HOME", "LANG", "TZ", "RUST_BACKTRACE", "RUST_LOG", "NSM_LOG_LEVEL"];
 
@@ -101,8 +103,10 @@ impl Process {
         command.env_clear().envs(environment()).envs(&spec.env);
         command.env("NOTIFY_SOCKET", &socket).env("NSM_DIE_WITH_PARENT", "1").env("NO_COLOR", "1");
         command.arg("--netns").arg(&spec.netns);
-        if let Some(foreign) = &spec.program {
-            command.args(["lab", "start", "--"]).arg(foreign);
+        if spec.program.is_some() || spec.resolv_conf.is_some() {
+            command.args(["lab", "start"]);
+            command.args(spec.resolv_conf.iter().flat_map(|file| ["--resolv-conf".as_ref(), file.as_os_str()]));
+            command.arg("--").arg(spec.program.as_deref().unwrap_or(Path::new(OURSELVES)));
         }
         command.args(&spec.args);
         command.current_dir(files.dir()).stdin(Stdio::null()).stdout(out).stderr(err).kill_on_drop(true).process_group(0);

@@ -107,6 +107,12 @@ impl World {
         for name in self.plan.namespaces.clone() {
             self.places.make(&name)?;
         }
+        for (name, text) in crate::plan::files(&self.file.lab) {
+            self.write(&name, &text)?;
+        }
+        for client in &self.file.lab.clients {
+            client.resolv_conf.as_ref().map_or(Ok(()), |text| put(&self.files.resolv_conf(&client.name), text))?;
+        }
         self.places.furnish(&self.file.lab, &self.plan).await?;
         for role in [Role::Identity, Role::Registry, Role::Node, Role::Manager] {
             self.stage(role, progress).await?;
@@ -204,14 +210,34 @@ impl World {
         made.map_err(|error| Error::internal(format!("directory {}", dir.display()), error.to_string()))
     }
 
+    /// Replaces one of the author's files in one step, so that nobody reads a half.
+    pub(crate) fn write(&self, file: &str, text: &str) -> Result<()> {
+        let dir = self.files.files();
+        let (draft, path) = (dir.join(format!(".{file}")), dir.join(file));
+        put(&draft, text)?;
+        fs::rename(&draft, &path).map_err(|error| Error::internal(format!("file {}", path.display()), error.to_string()))
+    }
+
+    /// Registers one service, new or changed; a registry that is started again will get it, too.
+    pub(crate) async fn apply(&mut self, name: &str, text: &str) -> Result<()> {
+        self.file.services.retain(|known| service_name(known).as_deref() != Some(name));
+        self.file.services.push(text.to_owned());
+        self.register(text).await
+    }
+
     /// Registers the services of the file.
     async fn services(&mut self) -> Result<()> {
         if self.file.services.is_empty() {
             return Ok(());
         }
+        self.register(&self.file.services.join("---\n")).await
+    }
+
+    async fn register(&self, text: &str) -> Result<()> {
         let path = self.files.services();
-        fs::write(&path, self.file.services.join("---\n")).map_err(|error| Error::internal("services.yaml", error.to_string()))?;
-        let args = ["apply".to_owned(), "-f".to_owned(), path.display().to_string(), "--registry-url".to_owned(), registry_url()];
+        put(&path, text)?;
+        let args =
+            ["apply".to_owned(), "-f".to_owned(), path.display().to_string(), "--registry-url".to_owned(), registry_url(&self.file.lab)];
         self.ask(&args).await.map(|_| ())
     }
 
@@ -298,7 +324,7 @@ impl World {
 
     /// Endpoints that are still registered though all have ended.
     async fn registered(&self) -> Vec<String> {
-        let args = ["get", "endpoints", "--registry-url", &registry_url(), "--json"].map(str::to_owned);
+        let args = ["get", "endpoints", "--registry-url", &registry_url(&self.file.lab), "--json"].map(str::to_owned);
         let answer = self.ask(&args).await.and_then(|text| names(&text));
         match answer {
             Ok(names) => names.into_iter().filter(|name| !self.is_silent(name)).map(|name| format!("registry entry {name}")).collect(),
@@ -378,6 +404,16 @@ pub(crate) fn names(text: &str) -> Result<Vec<String>> {
     let list: Vec<serde_json::Value> =
         serde_json::from_str(text.trim()).map_err(|error| Error::internal("list", format!("is not JSON: {error}")))?;
     Ok(list.iter().map(|item| item["name"].as_str().unwrap_or("?").to_owned()).collect())
+}
+
+fn put(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).map_err(|error| Error::internal(format!("file {}", path.display()), format!("cannot be written: {error}")))
+}
+
+/// The name in a NetworkService document.
+fn service_name(text: &str) -> Option<String> {
+    let value: serde_yaml_ng::Value = serde_yaml_ng::from_str(text).ok()?;
+    Some(value.get("metadata")?.get("name")?.as_str()?.to_owned())
 }
 
 /// A new private directory with a short path.

@@ -6,6 +6,7 @@
 mod isolation;
 mod life;
 mod mesh;
+mod names;
 mod packets;
 mod state;
 
@@ -73,14 +74,18 @@ fn is_tried_once(check: &Check) -> bool {
         Check::Ping { .. } | Check::Tcp { .. } | Check::Isolation { .. } | Check::App { .. } => true,
         Check::Lasts { within, .. } => within.is_none(),
         Check::Kill { .. } | Check::End { .. } | Check::Restart { .. } => true,
+        Check::Write { .. } | Check::Apply { .. } => true,
         Check::Interface { .. } | Check::Addresses { .. } | Check::Route { .. } | Check::Connections { .. } => false,
+        Check::Way { .. } | Check::Resolves { .. } | Check::ResolvConf { .. } => false,
         Check::Ready { .. } | Check::Refusal { .. } | Check::Close { .. } | Check::Unchanged { .. } => false,
     }
 }
 
 async fn look(world: &mut World, check: &Check) -> Result<Seen> {
     match check {
-        Check::Ping { from, to, count, expect } => packets::ping(world, from, *to, (*count, *expect)).await,
+        Check::Ping { from, to, count, expect, size, whole } => {
+            packets::ping(world, from, *to, packets::Echoes { count: *count, expect: *expect, size: *size, whole: *whole }).await
+        }
         Check::Tcp { from, to, port } => packets::tcp(world, from, (*to, *port).into()).await,
         Check::Isolation { from, to } => isolation::isolation(world, from, *to).await,
         Check::Interface { pod, name, present, mtu } => state::interface(world, pod, name, (*present, *mtu)),
@@ -88,6 +93,11 @@ async fn look(world: &mut World, check: &Check) -> Result<Seen> {
         Check::Route { pod, to, via, dev, present } => {
             state::route(world, pod, *to, &state::Way { via: *via, dev: dev.as_deref(), present: *present })
         }
+        Check::Way { pod, packet, sought } => state::way(world, pod, packet, sought),
+        Check::Resolves { pod, name, to } => names::resolves(world, pod, name, to).await,
+        Check::ResolvConf { pod, rewritten } => names::file(world, pod, *rewritten),
+        Check::Write { file, text } => world.write(file, text).map(|()| Seen::new(true, "written")),
+        Check::Apply { name, text } => world.apply(name, text).await.map(|()| Seen::new(true, "registered")),
         Check::Unchanged { pods } => state::unchanged(world, pods),
         Check::App { client, interface, route, reaches } => state::app(world, client, (interface.as_deref(), *route, *reaches)),
         Check::Connections { of, expected, .. } => mesh::connections(world, of, expected).await,

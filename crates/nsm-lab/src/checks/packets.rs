@@ -16,11 +16,22 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long an echo that should not come is waited for.
 const PATIENCE_NONE: Duration = Duration::from_millis(250);
 
+/// What is sent, and what should come back.
+pub(super) struct Echoes {
+    pub(super) count: u32,
+    pub(super) expect: Expect,
+    /// Bytes of each.
+    pub(super) size: usize,
+    /// None may be split.
+    pub(super) whole: bool,
+}
+
 /// Sends echoes out of a pod.
-pub(super) async fn ping(world: &World, from: &str, to: IpAddr, (count, expect): (u32, Expect)) -> Result<Seen> {
+pub(super) async fn ping(world: &World, from: &str, to: IpAddr, Echoes { count, expect, size, whole }: Echoes) -> Result<Seen> {
     let netns = &world.places.get(&world.file.lab.namespace(from))?.netns;
     let timeout = if expect == Expect::All { PATIENCE } else { PATIENCE_NONE };
-    let options = probe::PingOptions { count, interval: INTERVAL, timeout, ..probe::PingOptions::once(to) };
+    let fragments = if whole { probe::Fragments::Forbidden } else { probe::Fragments::Allowed };
+    let options = probe::PingOptions { count, interval: INTERVAL, timeout, size, fragments, ..probe::PingOptions::once(to) };
     let report = probe::ping(netns, options).await?;
     let ok = match expect {
         Expect::All => report.complete(),

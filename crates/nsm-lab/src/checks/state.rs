@@ -4,11 +4,12 @@ use super::Seen;
 use crate::{
     look::routes,
     places::{difference, is_own_address, ledger},
+    schema::Sought,
     world::World,
 };
 use ipnet::IpNet;
 use nsm_api::{Error, Result};
-use nsm_linux::net::Net;
+use nsm_linux::net::{Net, Packet};
 use std::{collections::BTreeSet, net::IpAddr};
 
 fn net<'a>(world: &'a World, pod: &str) -> Result<&'a Net> {
@@ -48,6 +49,17 @@ pub(super) fn route(world: &World, pod: &str, to: IpNet, way: &Way<'_>) -> Resul
     let fits = found.iter().any(|route| way.via.is_none_or(|via| route.via == Some(via)) && way.dev.is_none_or(|dev| route.dev == dev));
     let via = first.via.map(|via| format!("via {via} ")).unwrap_or_default();
     Ok(Seen::new(way.present && fits, format!("{via}dev {}", first.dev)))
+}
+
+/// The kernel would send such a packet this way.
+pub(super) fn way(world: &World, pod: &str, packet: &Packet, sought: &Sought) -> Result<Seen> {
+    let hop = net(world, pod)?.route_get(packet)?;
+    let fits = sought.via.is_none_or(|via| via == hop.via)
+        && sought.dev.as_ref().is_none_or(|dev| *dev == hop.dev)
+        && sought.table.is_none_or(|table| table == hop.table)
+        && sought.src.is_none_or(|src| Some(src) == hop.src);
+    let seen = Sought { via: Some(hop.via), dev: Some(hop.dev), table: Some(hop.table), src: hop.src };
+    Ok(Seen::new(fits, seen.to_string()))
 }
 
 /// The objects of these pods are those from before any process ran.

@@ -98,9 +98,13 @@ pub struct GraphArgs {
     pub json: bool,
 }
 
-/// Arguments of `lab start`, by which a lab starts a program of somebody else where `--netns` says.
+/// Arguments of `lab start`, by which a lab starts a program of somebody else, or this one with a file of its own, where
+/// `--netns` says.
 #[derive(Clone, Debug, Args)]
 pub struct StartArgs {
+    /// What it sees as /etc/resolv.conf.
+    #[arg(long)]
+    pub resolv_conf: Option<PathBuf>,
     /// The program and its arguments.
     #[arg(required = true, last = true)]
     pub command: Vec<PathBuf>,

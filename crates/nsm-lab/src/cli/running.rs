@@ -9,6 +9,7 @@ use crate::{
     checks::{Listed, listed},
     graph::Graph,
     plan::{Files, unix},
+    process::OURSELVES,
     read::{LabFile, read_file},
     report::plain_table,
     state::{State, Store, process_state, signal, sweep},
@@ -23,6 +24,9 @@ use std::{
     process::Command,
     time::Instant,
 };
+
+/// The file that tells an application whom to ask for names.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The running labs that these names or files mean; all when there are none.
 fn chosen(store: &Store, labs: &[String]) -> Result<Vec<State>> {
@@ -115,15 +119,26 @@ pub(super) fn exec(args: &ExecArgs) -> Result<std::convert::Infallible> {
         enter_user_namespace(state)?;
     }
     netns::enter_forever(&netns::open_named(&format!("{}-{}", state.lab, args.pod))?)?;
-    let program = if args.command[0] == "nsm" { program()? } else { PathBuf::from(&args.command[0]) };
+    let file = Files::new(&state.dir).resolv_conf(&args.pod);
+    if file.exists() {
+        netns::own_file(Path::new(RESOLV_CONF), &file)?;
+    }
+    let program = if args.command[0] == OURSELVES { program()? } else { PathBuf::from(&args.command[0]) };
     let error = Command::new(program).args(&args.command[1..]).exec();
     Err(Error::invalid(format!("command {:?}", args.command[0]), error.to_string(), "name a program that exists"))
 }
 
-/// Becomes a program of somebody else, which keeps our namespaces and our wish to end with the lab.
+/// Becomes another program, which keeps our namespaces; one of somebody else knows nothing of who started it.
 pub(super) fn start(args: &StartArgs) -> Result<std::convert::Infallible> {
-    let error =
-        Command::new(&args.command[0]).args(&args.command[1..]).env_remove("NOTIFY_SOCKET").env_remove("NSM_DIE_WITH_PARENT").exec();
+    if let Some(file) = &args.resolv_conf {
+        netns::own_file(Path::new(RESOLV_CONF), file)?;
+    }
+    let ours = args.command[0] == Path::new(OURSELVES);
+    let mut command = Command::new(if ours { program()? } else { args.command[0].clone() });
+    if !ours {
+        command.env_remove("NOTIFY_SOCKET").env_remove("NSM_DIE_WITH_PARENT");
+    }
+    let error = command.args(&args.command[1..]).exec();
     let object = format!("program {}", args.command[0].display());
     Err(Error::invalid(object, format!("cannot be started: {error}"), "name one that exists; its path is relative to the lab file"))
 }

@@ -184,6 +184,7 @@ impl<'a> Fields<'a> {
     }
     /// A map of names to values of another type.
     pub(crate) fn named<T: FromStr>(&mut self, key: &'static str, allowed: &str) -> BTreeMap<String, T> {
+        let texts = self.labels(key);
         let read = |(name, text): (String, String)| {
             let value = text.parse().ok();
             if value.is_none() {
@@ -191,7 +192,6 @@ impl<'a> Fields<'a> {
             }
             Some((name, value?))
         };
-        let texts = self.labels(key);
         texts.into_iter().filter_map(read).collect()
     }
     /// A list of lists of texts.
@@ -200,7 +200,9 @@ impl<'a> Fields<'a> {
         let mut lists = Vec::new();
         for (at, value) in items {
             match value {
-                Value::Sequence(list) if list.iter().all(|value| scalar(value).is_some()) => lists.push(list.iter().filter_map(scalar).collect()),
+                Value::Sequence(list) if list.iter().all(|value| scalar(value).is_some()) => {
+                    lists.push(list.iter().filter_map(scalar).collect())
+                }
                 other => self.notes.note(&at, format!("is {}, must be a list of texts", kind(other))),
             }
         }

@@ -47,7 +47,7 @@ fn all_mistakes_are_reported_at_once_with_their_key_and_what_is_allowed() {
     let all = mistakes(&text).join("\n");
     for part in [
         "spec.clients[0].mode: is \"later\", must be stay or init",
-        "spec.clients[0].colour: is not a known key; known here: app, env,",
+        "spec.clients[0].colour: is not a known key; known here: app, awareness, env,",
         "spec.endpoints[0].node: \"nowhere\" does not exist; there are node-1",
         "spec.endpoints[0].cidr: holds \"172.16.1.100/99\", must hold a prefix",
         "spec.checks[0].ping.to: is \"here\", must be an address",
@@ -138,4 +138,71 @@ fn who_plays_a_role_is_a_path_beside_the_file_and_only_where_it_can_be() {
     }
     let init = mistakes(&GOOD.replace("mode: stay", "program: x, mode: init")).join("\n");
     assert!(init.contains("spec.clients[0].program: is only for mode stay"), "{init}");
+}
+
+/// X-034, X-038, X-048, E-17, E-22
+#[test]
+fn what_wires_carry_is_read_and_each_mistake_in_it_is_named() {
+    let text = GOOD
+        .replace(
+            "  nodes: [{name: node-1}]",
+            "  underlay: ipv6\n  underlayMtu: 1400\n  files: {a.txt: text}\n  nodes: [{name: node-1, excludedPrefixes: [10.0.0.0/8]}]",
+        )
+        .replace(
+            "cidr: 172.16.1.100/31",
+            "cidr: 172.16.1.100/31, ipam: strict, dns: [{servers: [10.0.0.1], search: [a]}], names: {x.a: '::1'},
+             policyRoutes: [{from: 10.0.0.1/24, proto: 6, dstport: 80, routes: [{prefix: 0.0.0.0/0, nexthop: 10.0.0.2}]}]",
+        )
+        .replace("mode: stay", "awareness: [['kernel://hello/nsm-1']], resolvConf: ''")
+        .replace(
+            "  - ping:",
+            "  - way: {pod: client, to: 10.9.9.9, protocol: tcp, dstPort: 80, via: none, table: 1}
+  - resolves: {pod: client, name: x.a, to: []}
+  - write: {file: a.txt, text: other}
+  - apply: {service: {apiVersion: networkservicemesh.io/v1, kind: NetworkService, metadata: {name: hello}, spec: {payload: IP}}}
+  - ping: {from: client, to: 172.16.1.100, size: 1400, whole: true}
+  - ping:",
+        );
+    let (lab, _) = read(&text).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    let told: Vec<String> = lab.checks.iter().take(5).map(|check| format!("{check}: {}", check.expected())).collect();
+    assert_eq!(
+        told,
+        [
+            "way out of client to 10.9.9.9 by TCP to port 80: on the link table 1",
+            "client asks for x.a: no such name",
+            "file a.txt changes: written",
+            "service hello changes: registered",
+            "client pings 172.16.1.100 with 1400 bytes, unsplit: 3 of 3 echoes",
+        ]
+    );
+    let bad = text
+        .replace("underlay: ipv6", "underlay: token-ring")
+        .replace("underlayMtu: 1400", "underlayMtu: 100")
+        .replace("{a.txt: text}", "{../x: text, node-1-excluded-prefixes.yaml: text}")
+        .replace("ipam: strict", "ipam: rude")
+        .replace("x.a: '::1'", "x.a: here")
+        .replace("nexthop:", "gateway:")
+        .replace("[['kernel://hello/nsm-1']]", "[['kernel://hello/nsm-2'], other]")
+        .replace(", resolvConf: ''", "")
+        .replace("protocol: tcp, ", "")
+        .replace("kind: NetworkService,", "kind: Lab,")
+        .replace("size: 1400", "size: 7");
+    let all = mistakes(&bad).join("\n");
+    for part in [
+        "spec.underlay: is \"token-ring\", must be ipv4 or ipv6",
+        "spec.underlayMtu: is 100, must be 1280 to 9000",
+        "spec.files: \"../x\" is no name for a file",
+        "spec.files: \"node-1-excluded-prefixes.yaml\" is made from the settings",
+        "spec.endpoints[0].ipam: is \"rude\", must be strict or polite",
+        "spec.endpoints[0].names.x.a: is \"here\", must be an address",
+        "spec.endpoints[0].policyRoutes[0].routes[0].gateway: is not a known key; known here: nexthop, prefix",
+        "spec.clients[0].awareness: \"kernel://hello/nsm-2\" is not one of its services",
+        "spec.clients[0].awareness[1]: is a single value, must be a list of texts",
+        "spec.checks[0].way.protocol: is missing: ports are those of tcp or udp",
+        "spec.checks[1]: client \"client\" has no resolvConf",
+        "spec.checks[3].apply.service: must be a NetworkService",
+        "spec.checks[4].ping.size: is 7, must be 8 to 65000",
+    ] {
+        assert!(all.contains(part), "{part} not in\n{all}");
+    }
 }

@@ -37,6 +37,11 @@ pub(super) fn verify(lab: &Lab, notes: &Notes) {
         known(&format!("{at}.node"), &client.node, &nodes, notes);
         one_client(&at, client, notes);
     }
+    for (pod, names) in lab.name_servers() {
+        for name in names.keys().filter(|name| hickory_proto::rr::Name::from_ascii(name).is_err()) {
+            notes.note(&format!("names of {pod}"), format!("{name:?} is no name, must be as db.corp.example"));
+        }
+    }
     let pods: BTreeSet<&str> = lab.pods().collect();
     for (i, host) in lab.hosts.iter().enumerate() {
         known(&format!("spec.hosts[{i}].pod"), &host.pod, &pods, notes);
