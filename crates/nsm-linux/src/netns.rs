@@ -265,6 +265,22 @@ pub fn unshare_user_and_net() -> Result<()> {
     own_named_dir()
 }
 
+/// Gives this process a mount namespace of its own, in which `path` is the file `source`. Only at its very start, while it
+/// has one thread. A link at `path` is followed. Nothing of it is seen outside; namespaces named later are not seen inside.
+pub fn own_file(path: &Path, source: &Path) -> Result<()> {
+    alone("have a file of its own")?;
+    let object = format!("{} as {}", source.display(), path.display());
+    let step = |doing: &'static str| {
+        let object = object.clone();
+        move |errno: Errno| refused(object, doing, errno)
+    };
+    sys::unshare(UnshareFlags::NEWNS).map_err(step("make a mount namespace"))?;
+    // What is unmounted outside goes here, too: a name of a namespace that is taken away must not live on here.
+    rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+        .map_err(step("keep its mounts apart"))?;
+    rustix::mount::mount_bind(source, path).map_err(step("mount it"))
+}
+
 /// An empty `/run/netns` that only this mount namespace sees; where it cannot be made, an empty `/run`.
 fn own_named_dir() -> Result<()> {
     let exists = fs::create_dir_all(NAMED).is_ok();

@@ -16,12 +16,14 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("as-guest") => as_guest(&std::env::args().nth(2).expect("the caller names a namespace")),
         Some("as-ordinary-user") => as_ordinary_user(),
+        Some("as-owner") => as_owner(),
         _ => {
             let name = format!("nsm-alone-{}", std::process::id());
             netns::create_named(&name).expect(MUST);
             let entered = again(&["as-guest", &name]).status();
             netns::delete_named(&name).unwrap();
             assert!(entered.unwrap().success(), "entering a namespace for good");
+            assert!(again(&["as-owner"]).status().unwrap().success(), "a file of its own");
             let mut child = again(&["as-ordinary-user"]);
             if rustix::process::geteuid().is_root() && knows(ORDINARY_USER) {
                 child.uid(ORDINARY_USER).gid(ORDINARY_USER);
@@ -63,6 +65,26 @@ fn as_guest(name: &str) {
     });
 }
 
+/// E-20: a file of the machine is another one here, which is written and restored in place of it.
+fn as_owner() {
+    let dir = std::env::temp_dir().join(format!("nsm-own-file-{}", std::process::id()));
+    std::fs::create_dir(&dir).unwrap();
+    let (public, own) = (dir.join("public"), dir.join("own"));
+    std::fs::write(&public, "of the machine").unwrap();
+    std::fs::write(&own, "of one process").unwrap();
+    netns::own_file(&public, &own).unwrap();
+    assert_eq!(std::fs::read_to_string(&public).unwrap(), "of one process");
+    std::fs::write(&public, "changed").unwrap();
+    assert_eq!(std::fs::read_to_string(&own).unwrap(), "changed");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(mounts.lines().any(|line| line.split(' ').nth(4) == public.to_str()), "it is a mount of its own");
+    let seen_outside = std::fs::read_to_string(format!("/proc/{}/root{}", std::os::unix::process::parent_id(), public.display()));
+    assert_eq!(seen_outside.unwrap(), "of the machine");
+    rustix::mount::unmount(&public, rustix::mount::UnmountFlags::empty()).unwrap();
+    assert_eq!(std::fs::read_to_string(&public).unwrap(), "of the machine");
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
 fn as_ordinary_user() {
     netns::unshare_user_and_net().unwrap();
     assert_eq!(Net::new(&netns::current().unwrap()).unwrap().links().unwrap().len(), 1, "a network of its own");
@@ -70,6 +92,7 @@ fn as_ordinary_user() {
     let pod = netns::create_named("pod").unwrap();
     assert_eq!(netns::open_named("pod").unwrap(), pod);
     netns::delete_named("pod").unwrap();
+    assert!(again(&["as-owner"]).status().unwrap().success(), "a file of its own inside");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (world, kernel) = Real::new();
