@@ -16,6 +16,8 @@ mod descriptors;
 mod dial;
 mod drain;
 mod fd_stream;
+#[cfg(test)]
+mod golden_headers;
 mod handlers;
 pub mod limits;
 mod listen;
