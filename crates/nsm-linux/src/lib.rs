@@ -6,6 +6,7 @@
 //! Two rules hold everywhere. A namespace is entered only by a thread made for that purpose, which ends afterwards; and
 //! a socket remembers the namespace in which it was opened, so all later work happens from the threads at home.
 
+mod admit;
 mod error;
 mod features;
 mod inet;
@@ -24,6 +25,7 @@ mod sys;
 mod tunnels;
 mod uapi;
 
+pub use admit::OnlyNamespaces;
 pub use features::{Feature, features};
 pub use kernel::{LinuxKernel, ROUTE_PROTOCOL};
 pub use tunnels::{EncryptedTunnel, TunnelSettings, Tunnels};

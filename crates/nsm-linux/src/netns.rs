@@ -87,7 +87,7 @@ fn not_a_netns(object: &str, reason: &str) -> Error {
 }
 
 /// The open file of a namespace, ready to be entered; an error for one that exists in simulation only.
-pub(crate) fn file(netns: &Netns) -> Result<Arc<OwnedFd>> {
+pub fn file(netns: &Netns) -> Result<Arc<OwnedFd>> {
     let object = format!("network namespace {}", netns.key);
     match &netns.file {
         Some(file) => usable(file, &object),

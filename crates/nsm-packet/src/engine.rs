@@ -54,7 +54,8 @@ pub struct Device {
     pub netns: OwnedFd,
     /// The interface's name: 1 to 15 bytes.
     pub name: String,
-    /// Whose it is: becomes the interface's alias. 1 to 255 bytes. An interface with another tag is never touched.
+    /// Whose it is: becomes the interface's alias. 1 to 255 bytes, `OWNER:NUMBER` or without the number, which grows with
+    /// every start of the owner. An interface of another owner is never touched.
     pub tag: String,
     /// The interface's group, by which its owner finds it.
     pub group: u32,
@@ -161,7 +162,7 @@ impl Engine {
         let id = DeviceId { netns: netns::key(&device.netns)?, name: device.name.clone() };
         let mut table = self.table();
         if let Some(known) = table.devices.get(&id) {
-            if known.tag() != device.tag {
+            if owner(known.tag()) != owner(&device.tag) {
                 return Err(taken(&id.name, known.tag()));
             }
             if known.is(&device) && !known.gone() {
@@ -194,9 +195,19 @@ impl Engine {
         if tunnel.gone() { Ok(()) } else { tun::delete(tunnel.tun()) }
     }
 
+    /// One device.
+    pub fn find(&self, id: &DeviceId) -> Option<DeviceState> {
+        self.table().devices.get(id).map(|tunnel| tunnel.state(id.clone()))
+    }
+
     /// All devices, in the order of their ids.
     pub fn list(&self) -> Vec<DeviceState> {
         self.table().devices.iter().map(|(id, tunnel)| tunnel.state(id.clone())).collect()
+    }
+
+    /// Whether there is no device.
+    pub fn is_empty(&self) -> bool {
+        self.table().devices.is_empty()
     }
 
     /// At most `limit` devices after `after` in the order of their ids.
@@ -293,6 +304,11 @@ fn check(device: &Device) -> Result<()> {
 fn taken(name: &str, tag: &str) -> Error {
     let whose = if tag.is_empty() { "nobody we know".to_owned() } else { format!("{tag:?}") };
     Error::new(Kind::Conflict, format!("interface {name:?}"), format!("it belongs to {whose}"), "choose another name or remove it")
+}
+
+/// Whose a tag is: what stands before its last colon. Behind it is a number that grows with every start of the owner.
+fn owner(tag: &str) -> &str {
+    tag.rsplit_once(':').map_or(tag, |(owner, _)| owner)
 }
 
 /// The time since `then`.

@@ -26,7 +26,7 @@ use std::{
 
 /// Applies changes in order; the error is that of the first which failed.
 pub(super) fn apply(inner: &Inner, job: Job, ops: &[Op]) -> Result<()> {
-    let mut apply = Apply { inner, job, known: BTreeMap::new(), waiting: BTreeMap::new(), doomed: BTreeSet::new() };
+    let mut apply = Apply { inner, job, known: BTreeMap::new(), waiting: BTreeMap::new(), doomed: BTreeSet::new(), ended: vec![] };
     for op in ops {
         if let Err(error) = apply.one(op) {
             apply.flush()?; // what waits comes before this one
@@ -45,6 +45,8 @@ struct Apply<'a, 'b> {
     waiting: BTreeMap<Netns, Vec<(Change, Message)>>,
     /// Namespaces with links that are out of use and not yet deleted.
     doomed: BTreeSet<Netns>,
+    /// Tunnels whose makers have not yet heard of their end.
+    ended: Vec<nsm_hop::kernel::Link>,
 }
 
 /// One change on a link, kept beside its message to make sense of a refusal.
@@ -61,6 +63,7 @@ impl Apply<'_, '_> {
                 self.forget(&link.ifaces());
                 let places = links::remove(self.inner, &mut self.job, link)?;
                 self.doomed.extend(places);
+                self.ended.push(link.clone());
                 Ok(())
             }
             Op::Add(Wire::Link(link)) => {
@@ -132,7 +135,9 @@ impl Apply<'_, '_> {
     fn flush(&mut self) -> Result<()> {
         self.send()?;
         let doomed = std::mem::take(&mut self.doomed);
-        links::reap(self.inner, &mut self.job, &doomed)
+        links::reap(self.inner, &mut self.job, &doomed)?;
+        self.ended.drain(..).for_each(|link| links::forget(self.inner, &link));
+        Ok(())
     }
     fn send(&mut self) -> Result<()> {
         for (netns, waiting) in std::mem::take(&mut self.waiting) {

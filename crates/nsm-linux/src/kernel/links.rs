@@ -80,6 +80,14 @@ fn tunnel(job: &Job, link: &Link) -> Option<EncryptedTunnel> {
     Some(EncryptedTunnel { at: at.clone(), mark: (job.tag.to_string(), job.tag.group()), settings })
 }
 
+/// Tells the maker of a tunnel that its device is gone: the kernel removes devices faster together.
+pub(super) fn forget(inner: &Inner, link: &Link) {
+    let (Link::Wireguard { at, .. }, Ok(tunnels)) = (link, inner.tunnels()) else { return };
+    if let Err(error) = tunnels.remove(at.netns.key, at.name.as_str()) {
+        tracing::debug!(%error, "the packet engine was not told of the end of a tunnel; it sees that the device is gone");
+    }
+}
+
 /// What lets a tunnel's other node in.
 fn pinhole(link: &Link) -> Option<Pinhole> {
     match link {
@@ -96,7 +104,7 @@ fn is_whole(inner: &Inner, job: &mut Job, wanted: &Link, found: &[(&Iface, Optio
             Ok(found.link.vxlan.as_ref() == Some(&settings))
         }
         (Link::Wireguard { at, .. }, [(_, Some(found))]) if found.link.kind == link::TUN => {
-            let there = inner.tunnels()?.find(at.netns.key, &found.link.name)?;
+            let there = inner.tunnels()?.find(at.netns.key, at.name.as_str())?;
             Ok(there.is_some() && there == tunnel(job, wanted).map(|tunnel| tunnel.settings))
         }
         _ => Ok(false),
@@ -213,6 +221,7 @@ fn second_name(kind: u16, index: u32, tag: &Tag, name: &IfName) -> Message {
 /// Removes what a failed birth left, as far as it is ours.
 fn abandon(inner: &Inner, job: &mut Job, wanted: &Link) {
     let cleaned = remove(inner, job, wanted).and_then(|places| reap(inner, job, &places));
+    forget(inner, wanted);
     if let Err(error) = cleaned {
         tracing::warn!(%error, "a half-made link stays; the next attempt removes it");
     }
@@ -228,10 +237,6 @@ pub(super) fn remove(inner: &Inner, job: &mut Job, link: &Link) -> Result<BTreeS
     let mut gone: Option<(Found, &Netns)> = None;
     for iface in link.ifaces().into_iter().rev() {
         let Some(found) = job.find(iface)? else { continue };
-        if found.link.kind == link::TUN {
-            inner.tunnels()?.remove(iface.netns.key, &found.link.name)?;
-            continue;
-        }
         let falls = match &gone {
             Some((other, at)) => job.paired((&found.link, &iface.netns), (&other.link, at))?,
             None => false,

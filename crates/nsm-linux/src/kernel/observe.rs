@@ -83,7 +83,7 @@ fn encrypted(inner: &Inner, at: &Iface, found: &Found) -> Result<Option<Wire>> {
     if found.link.kind != link::TUN || inner.tunnels.is_none() {
         return Ok(None);
     }
-    let settings = inner.tunnels()?.find(at.netns.key, &found.link.name)?;
+    let settings = inner.tunnels()?.find(at.netns.key, at.name.as_str())?;
     let link = |TunnelSettings { key, local, peer, remote }| Link::Wireguard { at: at.clone(), key, local, peer, remote };
     Ok(settings.map(|settings| Wire::Link(link(settings))))
 }

@@ -45,6 +45,10 @@ impl Client {
     pub fn remove(&self, id: &DeviceId) -> Result<()> {
         self.ask(&message::remove(id), None).map(|_| ())
     }
+    /// As [`crate::Engine::find`].
+    pub fn find(&self, id: &DeviceId) -> Result<Option<DeviceState>> {
+        self.ask(&message::find(id), None).map(|mut devices| devices.pop())
+    }
     /// As [`crate::Engine::list`]. Devices that come and go meanwhile may be in it or not.
     pub fn list(&self) -> Result<Vec<DeviceState>> {
         let mut all: Vec<DeviceState> = Vec::new();

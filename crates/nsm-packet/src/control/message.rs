@@ -14,6 +14,7 @@ const VERSION: u8 = 1;
 const ADD: u8 = 1;
 const REMOVE: u8 = 2;
 const LIST: u8 = 3;
+const FIND: u8 = 4;
 const REFUSED: u8 = 0x80;
 const DEVICES: u8 = 0x81;
 
@@ -25,12 +26,13 @@ pub(super) enum Request {
     Remove(DeviceId),
     /// The devices after this one, in the order of their ids.
     List(Option<DeviceId>),
+    Find(DeviceId),
 }
 
 /// What it is told.
 #[derive(Debug, PartialEq)]
 pub(super) enum Answer {
-    /// The device that was added; none for one that was removed; a page of a list.
+    /// The device that was added or found; none for one that was removed; a page of a list.
     Devices(Vec<DeviceState>),
     Refused(Error),
 }
@@ -74,6 +76,12 @@ pub(super) fn list(after: Option<&DeviceId>) -> Zeroizing<Vec<u8>> {
     writer.finish()
 }
 
+pub(super) fn find(id: &DeviceId) -> Zeroizing<Vec<u8>> {
+    let mut writer = start(FIND);
+    write_id(&mut writer, id);
+    writer.finish()
+}
+
 fn start(kind: u8) -> Writer {
     let mut writer = Writer::new();
     writer.u8(VERSION);
@@ -92,6 +100,7 @@ impl Request {
             }
             REMOVE => Request::Remove(read_id(&mut reader)?),
             LIST => Request::List(reader.option(read_id)?),
+            FIND => Request::Find(read_id(&mut reader)?),
             other => return Err(unknown(other)),
         };
         reader.end()?;
@@ -240,7 +249,7 @@ mod tests {
             listen: address.parse().unwrap(),
             endpoint: address.parse().unwrap(),
             counters: Counters { rx_packets: count, tx_dropped: 1, ..Counters::default() },
-            handshake_age: (count % 2 == 0).then(|| Duration::from_nanos(count)),
+            handshake_age: count.is_multiple_of(2).then(|| Duration::from_nanos(count)),
             gone: v6,
         }
     }
@@ -264,7 +273,7 @@ mod tests {
             let descriptor = with.then(|| std::fs::File::open("/dev/null").unwrap().into());
             let _ = Request::read(&bytes, descriptor);
             if bytes.len() > 2 {
-                bytes[1] = 0x80 | kind % 3;
+                bytes[1] = 0x80 | (kind % 3);
             }
             let _ = Answer::read(&bytes);
         }

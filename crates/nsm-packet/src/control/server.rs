@@ -8,10 +8,12 @@ use super::{
 use crate::{Engine, Options, error::refused};
 use nsm_api::{Error, Kind, Result};
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::Mode,
     io::Errno,
-    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, accept_with, bind, connect, listen, recvmsg, send},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, accept_with, bind, connect, listen, recvmsg, send,
+    },
     process::{Resource, getrlimit, setrlimit},
 };
 use std::{
@@ -19,6 +21,7 @@ use std::{
     mem::MaybeUninit,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 use zeroize::Zeroizing;
 
@@ -34,17 +37,23 @@ pub struct RunOptions {
     pub socket: PathBuf,
     /// The engine in it.
     pub engine: Options,
+    /// Ends by itself after so long without a device and without a client; `None`: never.
+    pub idle_exit: Option<Duration>,
 }
 
-/// Is the process of an engine: serves clients until it is killed. Returns only with an error, at the start.
+/// Is the process of an engine: serves clients until it is killed, or until it has been idle for as long as the options
+/// say. `ready` is called when it serves.
 ///
 /// Conflict: another engine serves the socket.
-pub fn run(options: RunOptions) -> Result<()> {
+pub fn run(options: RunOptions, ready: impl FnOnce()) -> Result<()> {
     raise_limits();
     let listener = bind_socket(&options.socket)?;
     let engine = Engine::start(options.engine)?;
     tracing::info!(socket = %options.socket.display(), "packet engine serves");
-    serve(&listener, &engine)
+    ready();
+    serve(&listener, &engine, options.idle_exit)?;
+    // A client that comes now finds nobody and starts another one.
+    rustix::fs::unlink(&options.socket).map_err(|errno| refused("the control socket", "remove it", errno))
 }
 
 /// Each device needs up to two descriptors. Where more are not allowed, the limit says so when it is reached.
@@ -71,12 +80,14 @@ fn bind_socket(path: &Path) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-fn serve(listener: &OwnedFd, engine: &Engine) -> Result<()> {
+fn serve(listener: &OwnedFd, engine: &Engine, idle_exit: Option<Duration>) -> Result<()> {
     let mut clients: Vec<OwnedFd> = Vec::with_capacity(MAX_CLIENTS);
+    let patience = idle_exit.and_then(|idle| Timespec::try_from(idle).ok());
     loop {
-        let mut watched: Vec<PollFd<'_>> =
-            std::iter::once(listener).chain(&clients).map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-        match poll(&mut watched, None) {
+        let mut watched: Vec<PollFd<'_>> = std::iter::once(listener).chain(&clients).map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        let idle = clients.is_empty() && engine.is_empty();
+        match poll(&mut watched, patience.as_ref()) {
+            Ok(0) if idle => return Ok(()),
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(refused("the control socket", "wait for clients", errno)),
         }
@@ -125,6 +136,7 @@ fn obey(request: Request, engine: &Engine) -> Result<Vec<crate::DeviceState>> {
     match request {
         Request::Add(device) => engine.add(device).map(|state| vec![state]),
         Request::Remove(id) => engine.remove(&id).map(|()| Vec::new()),
+        Request::Find(id) => Ok(engine.find(&id).into_iter().collect()),
         Request::List(after) => Ok(engine.page(after.as_ref(), PAGE)),
     }
 }

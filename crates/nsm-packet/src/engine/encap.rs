@@ -79,14 +79,14 @@ impl Encap {
             moved.dropped += 1;
             return;
         };
-        let largest = Keypair::sealed_length(split.largest());
+        let (mtu, largest) = (tunnel.mtu(), Keypair::sealed_length(split.largest(), usize::MAX));
         loop {
             if self.end + largest > self.sealed.len() || self.runs.len() == BATCH {
                 send(tunnel, &self.sealed, &mut self.runs, &mut self.end, moved);
             }
             let room = &mut self.sealed[self.end..];
             let Some(length) = split.write_next(&mut room[TRANSPORT_HEADER_BYTES..]) else { break };
-            let Some(sealed) = keypair.seal(room, length) else {
+            let Some(sealed) = keypair.seal(room, length, mtu) else {
                 moved.dropped += 1;
                 break;
             };

@@ -15,10 +15,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     os::fd::OwnedFd,
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock},
 };
 
 /// Bytes that may wait in each direction.
@@ -31,8 +28,6 @@ pub(super) struct Path {
     pub(super) endpoint: SocketAddr,
     /// By number: the devices that a first handshake message may be for.
     tunnels: RwLock<BTreeMap<u32, Arc<Tunnel>>>,
-    /// Whether the kernel cuts runs of datagrams on this way.
-    runs: AtomicBool,
 }
 
 impl Path {
@@ -52,7 +47,7 @@ impl Path {
         sys::receive_runs(&socket).map_err(failed("let it receive runs"))?;
         bind(&socket, &listen).map_err(failed("bind it"))?;
         connect(&socket, &endpoint).map_err(failed("connect it"))?;
-        Ok(Path { number, socket, endpoint, tunnels: RwLock::default(), runs: AtomicBool::new(true) })
+        Ok(Path { number, socket, endpoint, tunnels: RwLock::default() })
     }
     pub(super) fn join(&self, tunnel: &Arc<Tunnel>) {
         self.tunnels.write().unwrap_or_else(PoisonError::into_inner).insert(tunnel.number, tunnel.clone());
@@ -77,21 +72,13 @@ impl Path {
     pub(super) fn send_runs(&self, buffer: &[u8], mut runs: &[Run]) -> u64 {
         let mut lost = 0;
         while let Some(first) = runs.first() {
-            let whole = self.runs.load(Ordering::Relaxed);
-            if !whole && first.length > first.segment {
-                lost += self.send_singly(buffer, *first);
-                runs = &runs[1..];
-                continue;
-            }
             match sys::send_runs(&self.socket, buffer, runs) {
                 Ok(sent) => runs = &runs[sent.max(1)..],
-                Err(Errno::INTR) => {}
-                // The error of an earlier datagram, for which nobody listened.
-                Err(Errno::CONNREFUSED) => {}
-                // The kernel cannot cut this one, or a datagram is longer than the way is wide.
+                // Interrupted, or the error of an earlier datagram, for which nobody listened.
+                Err(Errno::INTR | Errno::CONNREFUSED) => {}
+                // The kernel cannot cut this one: its datagrams are longer than the way is wide, or the device is too plain.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) if first.length > first.segment => {
                     lost += self.send_singly(buffer, *first);
-                    self.runs.store(false, Ordering::Relaxed);
                     runs = &runs[1..];
                 }
                 Err(_) => {

@@ -1,6 +1,6 @@
 //! The interface inside the pod.
 
-use super::{Device, taken};
+use super::{Device, owner, taken};
 use crate::{
     error::refused,
     netns,
@@ -23,7 +23,7 @@ const OFFLOAD_TCP: u32 = 0x01 | 0x02 | 0x04 | 0x08;
 /// And large UDP of both versions.
 const OFFLOAD_UDP: u32 = 0x20 | 0x40;
 /// So many segments of a large packet fit into one run of datagrams at an MTU of 1500.
-const MAX_SEGMENTS: u32 = 44;
+const MAX_SEGMENTS: u32 = 45;
 
 /// An open interface.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ pub(super) fn open(device: &Device, known: Option<&Tun>) -> Result<Tun> {
         }
         if let Some(index) = rtnl.index(&device.name)? {
             let tag = rtnl.alias(index)?;
-            if tag != device.tag {
+            if owner(&tag) != owner(&device.tag) {
                 return Err(taken(&device.name, &tag));
             }
         }

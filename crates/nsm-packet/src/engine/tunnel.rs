@@ -73,6 +73,10 @@ impl Tunnel {
     pub(super) fn tun(&self) -> &Tun {
         &self.tun
     }
+    /// Largest packet, bytes.
+    pub(super) fn mtu(&self) -> usize {
+        self.mtu as usize
+    }
     pub(super) fn tag(&self) -> &str {
         &self.tag
     }
@@ -106,7 +110,7 @@ impl Tunnel {
     }
     fn send_empty(&self, now: Instant, keypair: &Keypair) {
         let mut datagram = [0; TRANSPORT_OVERHEAD];
-        if keypair.seal(&mut datagram, 0).is_some() {
+        if keypair.seal(&mut datagram, 0, 0).is_some() {
             self.path.send(&datagram);
             self.peer().sent(now, false);
         }

@@ -51,6 +51,10 @@ fn key(bytes: &[u8]) -> Result<LessSafeKey> {
     key.map(LessSafeKey::new).map_err(|_| Error::internal("a WireGuard session", "its key was not accepted"))
 }
 
+fn padded(length: usize, mtu: usize) -> usize {
+    length.next_multiple_of(PADDING).min(mtu.max(length))
+}
+
 fn nonce(counter: u64) -> Nonce {
     let mut bytes = [0; 12];
     bytes[4..].copy_from_slice(&counter.to_le_bytes());
@@ -80,19 +84,20 @@ impl Keypair {
     pub(crate) fn usable(&self, now: Instant) -> bool {
         now < self.expires && self.sent() < REJECT_AFTER_MESSAGES
     }
-    /// Bytes of the datagram that carries a packet of `length` bytes.
-    pub(crate) fn sealed_length(length: usize) -> usize {
-        length.next_multiple_of(PADDING) + TRANSPORT_OVERHEAD
+    /// Bytes of the datagram that carries a packet of `length` bytes. Padding never makes a packet longer than the
+    /// interface's largest, so that a datagram fits wherever the largest packet does.
+    pub(crate) fn sealed_length(length: usize, mtu: usize) -> usize {
+        padded(length, mtu) + TRANSPORT_OVERHEAD
     }
     /// Makes a datagram in place: the packet is at 16.. of `buffer`, which has room for [`Keypair::sealed_length`].
     /// Nothing when the key is used up.
-    pub(crate) fn seal(&self, buffer: &mut [u8], length: usize) -> Option<usize> {
+    pub(crate) fn seal(&self, buffer: &mut [u8], length: usize, mtu: usize) -> Option<usize> {
         let counter = self.counter.fetch_add(1, Ordering::Relaxed);
         if counter >= REJECT_AFTER_MESSAGES {
             self.counter.store(REJECT_AFTER_MESSAGES, Ordering::Relaxed);
             return None;
         }
-        let padded = length.next_multiple_of(PADDING);
+        let padded = padded(length, mtu);
         let (head, rest) = buffer.split_at_mut(TRANSPORT_HEADER_BYTES);
         head[..4].copy_from_slice(&[TRANSPORT, 0, 0, 0]);
         head[4..8].copy_from_slice(&self.remote.to_le_bytes());
@@ -140,14 +145,14 @@ pub(crate) mod tests {
     #[test]
     fn a_packet_arrives_once() {
         let (a, b) = ends();
-        for length in [0, 1, 15, 16, 17, 1420] {
-            let mut buffer = vec![0xee; Keypair::sealed_length(length)];
+        for length in [0, 1, 15, 16, 17, 1420, 1430] {
+            let mut buffer = vec![0xee; Keypair::sealed_length(length, 1430)];
             buffer[16..16 + length].fill(7);
-            let sealed = a.seal(&mut buffer, length).unwrap();
+            let sealed = a.seal(&mut buffer, length, 1430).unwrap();
             assert_eq!((sealed, buffer[0], buffer[4]), (buffer.len(), 4, 20));
             let again = buffer.clone();
             let opened = b.open(&mut buffer).unwrap();
-            assert_eq!(opened, length.next_multiple_of(16));
+            assert_eq!(opened, length.next_multiple_of(16).min(1430));
             assert!(buffer[16..16 + length].iter().all(|byte| *byte == 7), "{length}");
             assert!(buffer[16 + length..16 + opened].iter().all(|byte| *byte == 0), "padding is zero");
             assert_eq!(b.open(&mut again.clone()), None, "a second copy is dropped");
@@ -161,7 +166,7 @@ pub(crate) mod tests {
         let (a, _) = ends();
         let mut buffer = [0x55; 64];
         for counter in 0u64..3 {
-            let length = a.seal(&mut buffer, 20).unwrap();
+            let length = a.seal(&mut buffer, 20, 1420).unwrap();
             let mut nonce = [0; 12];
             nonce[4..].copy_from_slice(&counter.to_le_bytes());
             let plain = ChaCha20Poly1305::new(&[1; 32].into()).decrypt(&nonce.into(), &buffer[16..length]).unwrap();
@@ -175,7 +180,7 @@ pub(crate) mod tests {
             let (a, b) = ends();
             prop_assert_eq!(b.open(&mut bytes), None);
             let mut buffer = [0; 64];
-            a.seal(&mut buffer, 32).unwrap();
+            a.seal(&mut buffer, 32, 1420).unwrap();
             buffer[8 + place] ^= 0x40;
             prop_assert_eq!(b.open(&mut buffer), None, "a changed counter or text");
         }

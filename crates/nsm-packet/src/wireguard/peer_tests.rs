@@ -62,7 +62,7 @@ impl World {
     /// An empty packet from A to B.
     fn empty_to_b(&mut self, session: &Keypair) {
         let mut datagram = [0; 32];
-        session.seal(&mut datagram, 0).unwrap();
+        session.seal(&mut datagram, 0, 0).unwrap();
         self.a.peer.sent(self.now, false);
         let owner = self.b.indices.find(u32::from_le_bytes(datagram[4..8].try_into().unwrap())).unwrap().keypair.unwrap();
         assert_eq!(owner.open(&mut datagram), Some(0));
@@ -226,7 +226,7 @@ fn both_may_begin_at_once() {
         let (from, to) = (&mut a, &mut b);
         let session = from.peer.sending(now, &mut from.out).unwrap();
         let mut datagram = [0; 48];
-        session.seal(&mut datagram, 16).unwrap();
+        session.seal(&mut datagram, 16, 1420).unwrap();
         let named = to.indices.find(u32::from_le_bytes(datagram[4..8].try_into().unwrap())).unwrap().keypair.unwrap();
         assert_eq!(named.open(&mut datagram), Some(16));
         to.peer.received(now, &named, true, &mut to.out);

@@ -16,6 +16,13 @@ pub fn server(issuer: &Arc<dyn Issuer>) -> Result<Vec<Box<dyn Admit>>> {
     Ok(vec![Box::new(Server { policies: load(SERVER_MASKS)?, issuer: issuer.clone() })])
 }
 
+/// The rules of a process that makes interfaces for others.
+pub fn forwarder(issuer: &Arc<dyn Issuer>) -> Result<Vec<Box<dyn Admit>>> {
+    let mut rules = server(issuer)?;
+    rules.push(Box::new(nsm_linux::OnlyNamespaces));
+    Ok(rules)
+}
+
 /// The rules of a process that starts connections.
 pub fn client(issuer: &Arc<dyn Issuer>) -> Result<Vec<Box<dyn Admit>>> {
     Ok(vec![Box::new(Client { policies: load(CLIENT_MASKS)?, issuer: issuer.clone() })])

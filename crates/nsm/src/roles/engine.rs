@@ -1,23 +1,180 @@
-//! The packet engine of a node, as the forwarder sees it.
+//! The packet engine of a node, as its forwarder sees it: where it is, that it runs, and what it is asked for.
+//!
+//! The engine is a process of its own, so that no restart of ours touches a packet. Where nobody runs one it is started
+//! with the first tunnel, stays when we end, and ends when it has had nothing to do for a while.
 
-use super::process::Process;
+use super::{packet::private_dir, process::Process};
 use crate::settings::Settings;
-use nsm_api::Result;
-use nsm_hop::mechanism::TunnelKeys;
-use nsm_linux::Tunnels;
-use std::sync::Arc;
+use nsm_api::*;
+use nsm_hop::{
+    kernel::{self, TunnelKey},
+    mechanism::TunnelKeys,
+};
+use nsm_linux::{EncryptedTunnel, TunnelSettings, Tunnels, netns};
+use nsm_packet::{Client, Device, DeviceId, PrivateKey, PublicKey};
+use std::{
+    env,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+use tracing::info;
+
+/// The size of a new tunnel until the wire's own is set: what every underlay of 1500 bytes carries.
+const FIRST_MTU: u32 = 1420;
+/// Longest wait for an engine that was just started.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause between two looks whether it answers.
+const START_PAUSE: Duration = Duration::from_millis(5);
+/// How long an engine that we started waits for work.
+const IDLE_EXIT: &str = "1m";
 
 /// Where it is.
 pub(super) enum Engine {
+    /// Nowhere: this node makes no encrypted tunnels.
     None,
+    /// Somebody runs it here.
+    At(PathBuf),
+    /// At the usual place; started when it is needed.
+    Auto,
 }
 
 impl Engine {
     pub(super) fn read(settings: &mut Settings) -> Engine {
-        let _: String = settings.text("packet-engine");
-        Engine::None
+        settings.read("packet-engine", |text| match text {
+            "none" => Ok(Engine::None),
+            "auto" => Ok(Engine::Auto),
+            other => match Target::parse(other) {
+                Ok(Target::Unix(path)) => Ok(Engine::At(path)),
+                _ => Err(format!("{other:?} is neither auto, none, nor a unix socket such as unix:///run/nsm/packet.sock")),
+            },
+        })
     }
-    pub(super) fn connect(self, _: &Process) -> Result<Option<(Arc<dyn Tunnels>, TunnelKeys)>> {
-        Ok(None)
+
+    /// A way to it, and the keys of its tunnels.
+    pub(super) fn connect(self, process: &Process) -> Result<Option<(Arc<dyn Tunnels>, TunnelKeys)>> {
+        let (socket, start) = match self {
+            Engine::None => return Ok(None),
+            Engine::At(socket) => (socket, false),
+            Engine::Auto => (usual_socket()?, true),
+        };
+        let remote = Remote { client: Client::new(&socket), socket, start: start.then(Mutex::default) };
+        let ids = process.ids.clone();
+        let keys: TunnelKeys = Arc::new(move |id| key(&ids.secret("wireguard", id)));
+        Ok(Some((Arc::new(remote), keys)))
     }
+}
+
+/// The key pair that belongs to a secret. Every 32 bytes are a private key.
+fn key(secret: &[u8; 32]) -> TunnelKey {
+    let public = PrivateKey::new(*secret).and_then(|private| private.public()).map_or([0; 32], |public| *public.bytes());
+    TunnelKey { public: kernel::PublicKey(public), private: Some(Arc::new((*secret).into())) }
+}
+
+/// One engine for each network namespace, as that is a node's.
+fn usual_socket() -> Result<PathBuf> {
+    let dir = match env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute()) {
+        Some(dir) if !rustix::process::geteuid().is_root() => dir.join("nsm"),
+        _ if rustix::process::geteuid().is_root() => PathBuf::from("/run/nsm"),
+        _ => env::temp_dir().join(format!("nsm-{}", rustix::process::geteuid().as_raw())),
+    };
+    Ok(dir.join(format!("packet-{}.sock", netns::current()?.key.ino)))
+}
+
+struct Remote {
+    client: Client,
+    socket: PathBuf,
+    /// Held by whoever starts it; `None` when that is not ours to do.
+    start: Option<Mutex<()>>,
+}
+
+impl Remote {
+    /// Asks, and once more when it had to be started first.
+    fn ask<T>(&self, ask: impl Fn(&Client) -> Result<T>) -> Result<T> {
+        match (ask(&self.client), &self.start) {
+            (Err(error), Some(start)) if error.kind == Kind::Unavailable => {
+                let _alone = start.lock().unwrap_or_else(PoisonError::into_inner);
+                if self.client.list().is_err() {
+                    launch(&self.socket)?;
+                    self.wait()?;
+                }
+                ask(&self.client)
+            }
+            (answer, _) => answer,
+        }
+    }
+    fn wait(&self) -> Result<()> {
+        let until = Instant::now() + START_TIMEOUT;
+        loop {
+            match self.client.list() {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > until => return Err(error),
+                Err(_) => thread::sleep(START_PAUSE),
+            }
+        }
+    }
+}
+
+/// Starts this same program as an engine, in a process group of its own: what ends us does not end it.
+fn launch(socket: &Path) -> Result<()> {
+    let failed = |reason: std::io::Error| {
+        let fix = "run `nsm packet` yourself, and name its socket with --packet-engine";
+        Error::new(Kind::Unavailable, format!("the packet engine at {}", socket.display()), format!("cannot be started: {reason}"), fix)
+    };
+    if let Some(dir) = socket.parent() {
+        private_dir(dir)?;
+    }
+    let mut command = Command::new(env::current_exe().map_err(failed)?);
+    command.arg("packet").arg("--socket").arg(format!("unix://{}", socket.display())).arg("--idle-exit").arg(IDLE_EXIT);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+    let mut child = command.spawn().map_err(failed)?;
+    info!(socket = %socket.display(), pid = child.id(), "packet engine started");
+    // Whoever starts a process takes note of its end.
+    thread::spawn(move || drop(child.wait()));
+    Ok(())
+}
+
+impl Tunnels for Remote {
+    fn add(&self, tunnel: &EncryptedTunnel) -> Result<()> {
+        self.ask(|client| client.add(&device(tunnel)?)).map(drop)
+    }
+    fn find(&self, netns: InodeKey, name: &str) -> Result<Option<TunnelSettings>> {
+        let id = DeviceId { netns, name: name.to_owned() };
+        let found = match self.client.find(&id) {
+            // Nobody carries packets there any more: the device is to be added again.
+            Err(error) if error.kind == Kind::Unavailable => return Ok(None),
+            found => found?,
+        };
+        Ok(found.filter(|state| !state.gone).map(|state| TunnelSettings {
+            key: TunnelKey { public: kernel::PublicKey(*state.public.bytes()), private: None },
+            local: state.listen,
+            peer: kernel::PublicKey(*state.peer.bytes()),
+            remote: state.endpoint,
+        }))
+    }
+    fn remove(&self, netns: InodeKey, name: &str) -> Result<()> {
+        self.client.remove(&DeviceId { netns, name: name.to_owned() })
+    }
+}
+
+fn device(tunnel: &EncryptedTunnel) -> Result<Device> {
+    let EncryptedTunnel { at, mark, settings } = tunnel;
+    let none = || Error::internal(format!("interface {:?}", at.name.as_str()), "its private key is not known here");
+    let private = settings.key.private.as_ref().ok_or_else(none)?;
+    let netns = netns::file(&at.netns)?.try_clone().map_err(|error| Error::internal("a network namespace", error.to_string()))?;
+    Ok(Device {
+        netns,
+        name: at.name.as_str().to_owned(),
+        tag: mark.0.clone(),
+        group: mark.1,
+        mtu: FIRST_MTU,
+        private: PrivateKey::new(***private)?,
+        peer: PublicKey::new(settings.peer.0)?,
+        preshared: None,
+        listen: settings.local,
+        endpoint: settings.remote,
+    })
 }

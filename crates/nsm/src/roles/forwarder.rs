@@ -134,7 +134,7 @@ pub(super) async fn hop(
         name,
         standing: Standing::Server,
         issuer: process.issuer.clone(),
-        admit: authorize::server(&process.issuer)?,
+        admit: authorize::forwarder(&process.issuer)?,
         reserve: vec![Box::new(Negotiate(accepts)), Box::new(UnknownMtu(DEFAULT_MTU))],
         onward: Box::new(Endpoints { registry, offers, turns: RoundRobin::default(), issuer: process.issuer.clone() }),
         dial,

@@ -15,6 +15,7 @@ mod liveness;
 pub mod manager;
 mod names;
 pub mod node;
+pub mod packet;
 pub mod process;
 pub mod registration;
 pub mod registry;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Program> {
         Program::role("registry", "Services and endpoints of one domain", registry::OPTIONS, registry::run),
         Program::role("manager", "The control plane of one node", manager::OPTIONS, manager::run),
         Program::role("forwarder", "Makes the wires of one node", forwarder::OPTIONS, forwarder::run),
+        Program::role("packet", "Carries encrypted packets where the kernel cannot", packet::OPTIONS, packet::run),
         Program::role("client", "Asks for network services and keeps them", client::OPTIONS, client::run),
         Program::role(
             "endpoint icmp-responder",

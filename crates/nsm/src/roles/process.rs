@@ -11,7 +11,7 @@ use crate::{
 use nsm_api::*;
 use nsm_grpc::{DialOptions, Dialer, ServeOptions};
 use nsm_hop::role::{Dial, Issuer};
-use nsm_identity::Source;
+use nsm_identity::{HopIds, Source};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -82,6 +82,8 @@ pub struct Process {
     pub dialer: Dialer,
     /// Tokens, ids, clock.
     pub issuer: Arc<dyn Issuer>,
+    /// What connections are called, and their secrets.
+    pub ids: HopIds,
     /// Grows with every start.
     pub generation: u64,
     max_token_life: Duration,
@@ -106,10 +108,11 @@ impl Process {
                 wait_for_ready: Duration::ZERO,
             },
         );
-        let issuer = Arc::new(ProcessIssuer { source: source.clone(), ids: common.ids.load()?, max_life: common.max_token_life });
+        let ids = common.ids.load()?;
+        let issuer = Arc::new(ProcessIssuer { source: source.clone(), ids: ids.clone(), max_life: common.max_token_life });
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let generation = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        Ok(Process { source, dialer, issuer, generation, max_token_life: common.max_token_life })
+        Ok(Process { source, dialer, issuer, ids, generation, max_token_life: common.max_token_life })
     }
 
     /// Listens, and serves until the shutdown; answers as soon as everything listens.
