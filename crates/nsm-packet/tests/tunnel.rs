@@ -43,6 +43,14 @@ fn datagrams(world: &World, near: &str, far: &str, header: usize) {
     }
 }
 
+/// How many fragments the node has sent.
+fn fragments(side: &common::Side) -> u64 {
+    let read = || std::fs::read_to_string("/proc/thread-self/net/snmp6");
+    let counters = netns::run_in_blocking(side.node.netns(), read).unwrap().unwrap();
+    let line = counters.lines().find(|line| line.starts_with("Ip6FragCreates")).expect("the kernel counts them");
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 fn all_traffic(v6: bool) {
     let world = World::new(v6);
     let engines = (world.a.engine(Timing::default()), world.b.engine(Timing::default()));
@@ -56,6 +64,9 @@ fn all_traffic(v6: bool) {
     assert!(a.counters.tx_bytes > 16 << 20 && a.counters.rx_bytes > 16 << 20, "{:?}", a.counters);
     assert!(b.counters.rx_packets >= a.counters.tx_packets / 2 && a.handshake_age.is_some());
     assert_eq!(a.counters.tx_dropped, 0);
+    if v6 {
+        assert_eq!(fragments(&world.a), 0, "the largest packets fit into the underlay");
+    }
     let stats = world.b.pod.stats("wg").unwrap();
     assert_eq!((stats.rx_errors, stats.tx_errors, stats.tx_dropped), (0, 0, 0), "{stats:?}");
     for (engine, side) in [(&engines.0, &world.a), (&engines.1, &world.b)] {

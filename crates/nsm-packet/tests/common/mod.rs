@@ -117,17 +117,21 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// One question and its answer; questions are repeated, answers compared.
+/// One question and its answer. What an earlier question left behind is passed over.
 pub(crate) fn echoes(asker: &UdpSocket, to: &UdpSocket, payload: &[u8]) -> bool {
     let mut buffer = vec![0; 70_000];
+    let mut hears = |socket: &UdpSocket| loop {
+        match socket.recv_from(&mut buffer) {
+            Ok((read, from)) if buffer[..read] == *payload => return Some(from),
+            Ok(_) => {}
+            Err(_) => return None,
+        }
+    };
     if asker.send_to(payload, to.local_addr().unwrap()).is_err() {
         return false;
     }
-    let Ok((read, from)) = to.recv_from(&mut buffer) else { return false };
-    if to.send_to(&buffer[..read], from).is_err() {
-        return false;
-    }
-    asker.recv(&mut buffer).is_ok_and(|read| buffer[..read] == *payload)
+    let Some(from) = hears(to) else { return false };
+    to.send_to(payload, from).is_ok() && hears(asker).is_some()
 }
 
 /// Reads until the end or an error.
