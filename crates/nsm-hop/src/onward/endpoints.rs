@@ -9,7 +9,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use nsm_api::*;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use tracing::debug;
 
 /// Finds endpoints by name, or by matching the client's labels.
@@ -122,6 +122,12 @@ impl Endpoints {
                 let socket = found.iter().find(|(other, _)| other.name == endpoint.name).map(|(_, files)| files.clone());
                 candidates.push(candidate((endpoint.clone(), socket.unwrap_or_default()), &service.payload)?);
             }
+        }
+        if connection.state == State::ReselectRequested {
+            // The way that was left is still in the path. Who was on it may be the one that carries nothing: last choice.
+            let behind = connection.path.segments.iter().skip(connection.path.index as usize + 1);
+            let left: BTreeSet<&str> = behind.map(|segment| segment.name.as_str()).collect();
+            candidates.sort_by_key(|candidate| candidate.registered.as_ref().is_some_and(|name| left.contains(name.as_str())));
         }
         Ok(Next::Hops(candidates))
     }

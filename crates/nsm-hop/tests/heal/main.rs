@@ -50,6 +50,20 @@ async fn a_silent_wire_is_replaced() {
     until("the former is told to close", SOON, || world.at("e1").busy() == 0).await;
 }
 
+/// Whoever fell silent is the last to be asked again, though it is its turn.
+#[tokio::test(start_paused = true)]
+async fn a_silent_endpoint_is_not_chosen_again() {
+    let world = World::new();
+    let clients = [world.client("c", true), world.client("d", false)];
+    clients[0].connect().await;
+    world.register("e2", "svc");
+    clients[1].connect().await;
+    assert_eq!([clients[0].endpoint(), clients[1].endpoint()], ["e1", "e2"]);
+    world.cut("e1");
+    until("healed", NOTICED + 2 * SOON, || clients[0].endpoint() == "e2").await;
+    assert_eq!(world.calls("e1").reselects, 0);
+}
+
 /// B5: wires that do not carry anything are not made anew without end, and not often.
 #[tokio::test(start_paused = true)]
 async fn a_service_that_never_carries_anything_is_not_hammered() {
@@ -383,6 +397,25 @@ async fn another_forwarder_is_chosen() {
     world.kill("f", Ending::Broken);
     until("another way", Duration::from_secs(3), || client.seen_at("f2").is_some() && client.state_at("m") == Some(State::Up)).await;
     assert_eq!(client.connection().unwrap().path.segments[2].name.as_str(), "f2");
+}
+
+/// wire.md 3.7: who asks again stays with its forwarder; who wants to go elsewhere is not led to the same one again.
+#[tokio::test(start_paused = true)]
+async fn a_forwarder_is_kept_until_another_endpoint_is_wanted() {
+    let world = World::new();
+    let client = world.client("c", true);
+    client.connect().await;
+    world.start("F");
+    world.register("F", "forwarder"); // comes first among equals
+    let by = || client.connection().unwrap().path.segments[2].name.to_string();
+    world.start("m");
+    until("asked again", Duration::from_secs(3), || client.whole("e1")).await;
+    assert_eq!(by(), "f");
+    world.register("e2", "svc");
+    world.cut("e1");
+    world.kill("e1", Ending::Broken);
+    until("elsewhere", NOTICED + SOON, || client.endpoint() == "e2").await;
+    assert_eq!(by(), "F");
 }
 
 /// A2: a client is killed and comes back, and asks its manager what it had.

@@ -183,7 +183,7 @@ impl World {
         let registry: Arc<dyn RegistryApi> = Arc::new(self.clone());
         let onward: Box<dyn Onward> = match name.as_bytes()[0] {
             b'm' => Box::new(Forwarders { registry, service: "forwarder".parse().unwrap(), own_url: String::new() }),
-            b'f' => Box::new(Endpoints {
+            b'f' | b'F' => Box::new(Endpoints {
                 registry,
                 offers: vec![Box::new(Anything)],
                 turns: RoundRobin::default(),
@@ -191,7 +191,7 @@ impl World {
             }),
             _ => Box::new(End),
         };
-        let wiring: Box<dyn Wiring> = if name.starts_with('f') { Box::new(ToEndpoint(name.to_owned())) } else { Box::new(NoWires) };
+        let wiring: Box<dyn Wiring> = if name.starts_with(['f', 'F']) { Box::new(ToEndpoint(name.to_owned())) } else { Box::new(NoWires) };
         Hop::new(self.role(name, Standing::Server, onward, wiring))
     }
 
