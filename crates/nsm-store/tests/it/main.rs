@@ -1,0 +1,12 @@
+//! Both engines as a registry uses them: the model, restarts, faults of the disk, faults of the cluster, histories.
+
+#![allow(clippy::unwrap_used)] // a test fails by it
+
+mod common;
+mod crash;
+mod durable;
+mod etcd;
+mod history;
+mod linear;
+mod medium;
+mod model;
