@@ -115,6 +115,18 @@ impl Call {
         Ok(files)
     }
 
+    /// Those of the files that have come by now. For a call that can do without: its caller may have lost them.
+    async fn present(&self, keys: BTreeSet<InodeKey>) -> Files {
+        let mut files = Files::default();
+        let Some(transport) = &self.link.files else { return files };
+        for key in keys.into_iter().take(MAX_FILES_PER_REQUEST) {
+            if let Some(file) = transport.take(key, Instant::now()).await {
+                files.insert(key, file);
+            }
+        }
+        files
+    }
+
     /// Queues files to leave before the answer does.
     fn attach<'a>(&self, files: impl IntoIterator<Item = &'a Arc<OwnedFd>>) -> Result<()> {
         self.link.files.as_ref().map_or(Ok(()), |transport| transport.queue(files))

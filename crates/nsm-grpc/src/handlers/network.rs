@@ -59,7 +59,8 @@ impl Network {
 
     async fn on_close(&self, request: tonic::Request<pc::Connection>) -> Result<Empty> {
         let (message, call) = Call::read(request)?;
-        let files = call.collect(named::in_connection(&message)).await?;
+        // What is closed is what was agreed before; a file that does not come along any more must not keep a wire up.
+        let files = call.present(named::in_connection(&message)).await;
         let connection = Connection::try_from(message)?;
         let (api, caller) = (self.api.clone(), call.caller());
         call.finish(&self.drain, async move { api.close(connection, files, caller).await }).await?;

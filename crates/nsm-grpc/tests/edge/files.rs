@@ -160,3 +160,19 @@ async fn tcp_carries_no_files_and_leaves_their_names_alone() {
     assert_eq!(answer.connection.mechanism.unwrap().inode(), Some(foreign));
     assert!(answer.files.is_empty());
 }
+
+/// A manager that has lost the file still closes, at once.
+#[tokio::test]
+async fn a_close_needs_no_file() {
+    let world = World::new().await;
+    let fake = Fake::agreeable();
+    let server = world.start(vec![world.unix("s")], Some(fake.clone()), None).await;
+    let api = world.dialer().network_service(&server.addresses[0], &Files::default());
+    let (key, lost) = file("lost");
+    let gone = Connection { mechanism: Some(kernel(key)), ..connection("a") };
+    drop(lost);
+    let begun = std::time::Instant::now();
+    bounded(api.close(gone, Files::default(), within())).await.unwrap();
+    assert!(begun.elapsed() < nsm_grpc::limits::FD_WAIT, "it waited {:?}", begun.elapsed());
+    assert_eq!(fake.closed.lock().unwrap().len(), 1);
+}
