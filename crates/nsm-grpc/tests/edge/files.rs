@@ -171,7 +171,7 @@ async fn a_close_needs_no_file() {
     let (key, lost) = file("lost");
     let gone = Connection { mechanism: Some(kernel(key)), ..connection("a") };
     drop(lost);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     bounded(api.close(gone, Files::default(), within())).await.unwrap();
     assert!(begun.elapsed() < nsm_grpc::limits::FD_WAIT, "it waited {:?}", begun.elapsed());
     assert_eq!(fake.closed.lock().unwrap().len(), 1);
