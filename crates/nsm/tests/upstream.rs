@@ -20,7 +20,13 @@ const ROLES: [(&str, &[Opt]); 5] = [
 ];
 
 /// Where our default is another one, on purpose.
-const OTHER_DEFAULTS: [(&str, &str); 0] = [];
+const OTHER_DEFAULTS: [(&str, &str); 5] = [
+    ("client", "NSM_LOCAL_DNS_SERVER_ENABLED"), // only where resolv.conf is the workload's own
+    ("forwarder", "NSM_CONNECT_TO"),            // upstream's is a place holder
+    ("forwarder", "NSM_PROMETHEUS_LISTEN_ON"),  // no port is opened that nobody asked for
+    ("registry", "NSM_LISTEN_ON"),              // upstream's is a place holder
+    ("registry", "NSM_EXPIRE_PERIOD"),          // a second is shorter than a busy machine's pauses
+];
 
 fn variables() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
     VARIABLES.lines().filter(|line| !line.starts_with('#')).map(|line| {

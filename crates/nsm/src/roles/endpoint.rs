@@ -6,14 +6,13 @@
 use super::{
     authorize, guard,
     process::{self, CONNECT_TO, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, STATE_DIR, WORKLOAD_API},
-    registration::{Registration, own_netns, own_socket},
+    registration::{Registration, own_netns, own_socket, register_services},
 };
 use crate::{
     context::Context,
-    settings::{Opt, Settings, Shape},
+    settings::{self, Opt, Settings, Shape},
     watched::{self, Watched},
 };
-use futures::TryStreamExt;
 use ipnet::IpNet;
 use nsm_api::*;
 use nsm_hop::{
@@ -25,8 +24,7 @@ use nsm_hop::{
     wiring::SpliceWiring,
 };
 use nsm_policy::PolicySet;
-use std::{path::PathBuf, sync::Arc, time::Duration};
-use tracing::warn;
+use std::{path::PathBuf, sync::Arc};
 
 /// Settings of `nsm endpoint icmp-responder`.
 pub const ICMP_RESPONDER: &[Opt] = &[
@@ -93,10 +91,6 @@ const PAYLOAD: Opt =
 const LABELS: Opt = Opt::new("labels", "NSM_LABELS", "", Shape::Map, "Labels that it advertises for its services");
 const REGISTER_SERVICE: Opt = Opt::new("register-service", "NSM_REGISTER_SERVICE", "true", Shape::Bool, "Register the services, too");
 const UNREGISTER: Opt = Opt::accepted("unregister-itself", "NSM_UNREGISTER_ITSELF");
-/// Longest wait for the registry to take a service.
-const REGISTER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Pause before the service is registered again.
-const REGISTER_PAUSE: Duration = Duration::from_millis(500);
 
 /// `nsm endpoint icmp-responder`
 pub async fn icmp_responder(mut settings: Settings, context: Context) -> Result<()> {
@@ -104,7 +98,7 @@ pub async fn icmp_responder(mut settings: Settings, context: Context) -> Result<
     let pools = settings.prefix_groups("cidr-prefix");
     let routes: Vec<IpNet> = settings.list("route");
     let strictness = if settings.choice("ipam-policy") == "strict" { IpamPolicy::Strict } else { IpamPolicy::Polite };
-    let dns: Vec<DnsConfig> = settings.read("dns-configs", dns_configs);
+    let dns: Vec<DnsConfig> = settings.read("dns-configs", settings::dns_configs);
     let policies: PathBuf = settings.text("pbr-config-path");
     settings.finish()?;
 
@@ -120,23 +114,6 @@ pub async fn icmp_responder(mut settings: Settings, context: Context) -> Result<
         wiring: Box::new(NoWires),
     };
     config.serve(parts, context).await
-}
-
-/// Resolver configurations as JSON.
-fn dns_configs(text: &str) -> Result<Vec<DnsConfig>, String> {
-    #[derive(serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Config {
-        #[serde(default)]
-        dns_server_ips: Vec<std::net::IpAddr>,
-        #[serde(default)]
-        search_domains: Vec<String>,
-    }
-    let configs: Vec<Config> = serde_json::from_str(text).map_err(|error| format!("is not a JSON list of resolvers: {error}"))?;
-    let servers = |config: &Config| config.dns_server_ips.iter().map(ToString::to_string).collect();
-    let read =
-        |config: Config| DnsConfig { dns_server_ips: servers(&config), search_domains: config.search_domains, ..DnsConfig::default() };
-    Ok(configs.into_iter().map(read).collect())
 }
 
 /// `nsm endpoint passthrough`
@@ -209,7 +186,8 @@ impl Config {
 
         let registry = guard::client(process.dialer.registry(&self.manager), self.policies.clone());
         if self.register_service {
-            self.register_services(registry.as_ref(), &context).await?;
+            let services: Vec<_> = self.services.iter().map(|name| NetworkService::new(name.clone(), self.payload.clone())).collect();
+            register_services(registry.as_ref(), &services, &context).await?;
         }
         let (url, socket) = own_socket(&path)?;
         let registration = Registration::start(registry, self.record(url, &context)?, socket, &context).await;
@@ -232,32 +210,4 @@ impl Config {
         endpoint.network_service_labels = self.services.iter().map(|service| (service.clone(), labels.clone())).collect();
         Ok(endpoint)
     }
-
-    /// A service that is there already is left as it is: it may have rules that we do not know.
-    async fn register_services(&self, registry: &dyn RegistryApi, context: &Context) -> Result<()> {
-        for name in &self.services {
-            let service = NetworkService::new(name.clone(), self.payload.clone());
-            while let Err(error) = register_unless_there(registry, &service).await {
-                warn!(%error, "service not registered");
-                context.notify.status(&error.to_string());
-                if !error.retryable() {
-                    return Err(error);
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(REGISTER_PAUSE) => {}
-                    () = context.shutdown.started() => return Ok(()),
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-async fn register_unless_there(registry: &dyn RegistryApi, service: &NetworkService) -> Result<()> {
-    let query = ServiceQuery { name: Some(service.name.clone()), ..ServiceQuery::default() };
-    let found: Vec<ServiceUpdate> = registry.find_services(query, Caller::within(REGISTER_TIMEOUT)).await?.try_collect().await?;
-    if found.iter().any(|update| !update.deleted && update.service.name == service.name) {
-        return Ok(());
-    }
-    registry.register_service(service.clone(), Caller::within(REGISTER_TIMEOUT)).await.map(drop)
 }

@@ -1,7 +1,8 @@
-//! Keeps an endpoint in the registry: registers, registers again before it expires and when the registry forgot it.
+//! Keeps an endpoint in the registry: registers, registers again before it expires and when the registry forgot it. And
+//! registers services, once.
 
 use crate::context::Context;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use nsm_api::*;
 use nsm_hop::kernel::Netns;
 use rustix::fs::{Mode, OFlags, open};
@@ -22,6 +23,9 @@ use tracing::{info, warn};
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pauses between tries, doubled from the first to the last, with jitter.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Longest wait for the registry to take a service, and the pause before it is asked again.
+const SERVICE_TIMEOUT: Duration = Duration::from_secs(15);
+const SERVICE_PAUSE: Duration = Duration::from_millis(500);
 /// How long the farewell may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -111,6 +115,34 @@ impl Keeper {
         // Everybody notices a lost registry at the same time, and must not come back at the same time.
         sleep(PAUSE.0.mul_f64(rand::random_range(0.0..5.0))).await;
     }
+}
+
+/// Registers each of the services, however often it takes. One that is there already is left as it is: it may have
+/// rules that we do not know.
+pub async fn register_services(registry: &dyn RegistryApi, services: &[NetworkService], context: &Context) -> Result<()> {
+    for service in services {
+        while let Err(error) = register_unless_there(registry, service).await {
+            warn!(%error, "service not registered");
+            context.notify.status(&error.to_string());
+            if !error.retryable() {
+                return Err(error);
+            }
+            tokio::select! {
+                () = sleep(SERVICE_PAUSE) => {}
+                () = context.shutdown.started() => return Ok(()),
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn register_unless_there(registry: &dyn RegistryApi, service: &NetworkService) -> Result<()> {
+    let query = ServiceQuery { name: Some(service.name.clone()), ..ServiceQuery::default() };
+    let found: Vec<ServiceUpdate> = registry.find_services(query, Caller::within(SERVICE_TIMEOUT)).await?.try_collect().await?;
+    if found.iter().any(|update| !update.deleted && update.service.name == service.name) {
+        return Ok(());
+    }
+    registry.register_service(service.clone(), Caller::within(SERVICE_TIMEOUT)).await.map(drop)
 }
 
 /// The address and the file of a socket of ours, as others on this node can be given it.

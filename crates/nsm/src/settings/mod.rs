@@ -47,7 +47,7 @@ mod yaml;
 pub use args::with_options;
 pub use duration::GoDuration;
 pub use table::{COMMON, Effect, Opt, Place, Shape};
-pub(crate) use values::boolean;
+pub(crate) use values::{boolean, dns_configs};
 
 use clap::ArgMatches;
 use ipnet::IpNet;

@@ -1,7 +1,7 @@
 //! From the text of an option to its value, by the rules of Go's envconfig.
 
 use ipnet::IpNet;
-use nsm_api::Error;
+use nsm_api::{DnsConfig, Error};
 use std::{any::Any, collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 
 /// Any type; what it says of the text, as the end of a sentence.
@@ -77,6 +77,23 @@ pub(crate) fn prefix_groups(text: &str) -> Result<Vec<Vec<IpNet>>, String> {
 pub(crate) fn prefix(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse().or_else(|_| address()).map_err(|_| format!("{text:?} is not a prefix"))
+}
+
+/// Resolver configurations as JSON.
+pub(crate) fn dns_configs(text: &str) -> Result<Vec<DnsConfig>, String> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Config {
+        #[serde(default)]
+        dns_server_ips: Vec<IpAddr>,
+        #[serde(default)]
+        search_domains: Vec<String>,
+    }
+    let configs: Vec<Config> = serde_json::from_str(text).map_err(|error| format!("is not a JSON list of resolvers: {error}"))?;
+    let servers = |config: &Config| config.dns_server_ips.iter().map(ToString::to_string).collect();
+    let read =
+        |config: Config| DnsConfig { dns_server_ips: servers(&config), search_domains: config.search_domains, ..DnsConfig::default() };
+    Ok(configs.into_iter().map(read).collect())
 }
 
 #[cfg(test)]
