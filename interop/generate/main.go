@@ -1,4 +1,4 @@
-// Command generate writes the Go messages of ../proto into pb/. It needs no protoc: `go generate ./...` in interop/.
+// Command generate writes the Go messages of ../proto into pb/. It needs no protoc: `go run ./generate` in interop/.
 package main
 
 import (
