@@ -40,6 +40,8 @@ pub enum Role {
     Identity,
     /// Services and endpoints.
     Registry,
+    /// One per node, where there are several: carries encrypted packets between them.
+    Packet,
     /// Manager and forwarder of one node in one process.
     Node,
     /// One per node.
@@ -60,6 +62,7 @@ impl Role {
         match self {
             Role::Identity => "identity",
             Role::Registry => "registry",
+            Role::Packet => "packet",
             Role::Node => "node",
             Role::Manager => "manager",
             Role::Forwarder => "forwarder",
@@ -161,6 +164,10 @@ impl Files {
     pub fn forwarder(&self, node: &str) -> PathBuf {
         self.0.join(format!("{node}-fwd.sock"))
     }
+    /// The socket of a node's packet engine.
+    pub fn packet(&self, node: &str) -> PathBuf {
+        self.0.join(format!("{node}-pkt.sock"))
+    }
     /// What the author calls `{files}`.
     pub fn files(&self) -> PathBuf {
         self.0.join("f")
@@ -246,6 +253,8 @@ pub fn plan(lab: &Lab, files: &Files) -> Plan {
     let namespaces = std::iter::once(FABRIC).chain(places).map(|place| lab.namespace(place)).collect();
     let cables = (0..lab.nodes.len()).map(|number| uplink(lab, number)).chain(lab.hosts.iter().map(|host| cord(lab, host))).collect();
     let mut processes = vec![played(registry(lab), &lab.registry)];
+    let several = lab.nodes.len() > 1;
+    processes.extend(lab.nodes.iter().filter(|_| several).map(|node| packet(lab, files, node)));
     let (whole, split): (Vec<_>, Vec<_>) = lab.nodes.iter().enumerate().partition(|(_, node)| node.combined);
     processes.extend(whole.into_iter().map(|(number, node)| combined(lab, files, node, number)));
     processes.extend(split.iter().map(|(number, node)| played(manager(lab, files, node, *number), &node.manager)));
@@ -353,12 +362,23 @@ fn of_node(role: Role, name: String, lab: &Lab, node: &Node, args: Args) -> Spec
 }
 
 /// Manager and forwarder in one process; its hops are called NODE-manager and NODE-forwarder as those of two processes.
+fn packet(lab: &Lab, files: &Files, node: &Node) -> Spec {
+    let args = Args::new(&["packet"]).with("--socket", unix(&files.packet(&node.name)));
+    spec(Role::Packet, format!("{}-packet", node.name), lab.namespace(&node.name), args)
+}
+
+/// Where a node's forwarder finds who carries encrypted packets; a node alone has nobody to send them to.
+fn packet_engine(lab: &Lab, files: &Files, node: &Node) -> String {
+    if lab.nodes.len() > 1 { unix(&files.packet(&node.name)) } else { "none".to_owned() }
+}
+
 fn combined(lab: &Lab, files: &Files, node: &Node, number: usize) -> Spec {
     let args = Args::new(&["node"])
         .with("--name", &*node.name)
         .with("--listen-on", manager_listens(lab, files, node, number))
         .with("--registry-url", registry_url(lab))
         .with("--tunnel-ip", node_address(lab, number).addr().to_string())
+        .with("--packet-engine", packet_engine(lab, files, node))
         .with("--authority", "false");
     of_node(Role::Node, node.name.clone(), lab, node, args)
 }
@@ -380,7 +400,8 @@ fn forwarder(lab: &Lab, files: &Files, node: &Node, number: usize) -> Spec {
         .with("--name", &*name)
         .with("--connect-to", unix(&files.manager(&node.name)))
         .with("--listen-on", unix(&files.forwarder(&node.name)))
-        .with("--tunnel-ip", node_address(lab, number).addr().to_string());
+        .with("--tunnel-ip", node_address(lab, number).addr().to_string())
+        .with("--packet-engine", packet_engine(lab, files, node));
     of_node(Role::Forwarder, name, lab, node, args)
 }
 

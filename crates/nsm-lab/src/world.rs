@@ -114,7 +114,7 @@ impl World {
             client.resolv_conf.as_ref().map_or(Ok(()), |text| put(&self.files.resolv_conf(&client.name), text))?;
         }
         self.places.furnish(&self.file.lab, &self.plan).await?;
-        for role in [Role::Identity, Role::Registry, Role::Node, Role::Manager] {
+        for role in [Role::Identity, Role::Registry, Role::Packet, Role::Node, Role::Manager] {
             self.stage(role, progress).await?;
         }
         self.services().await?;
@@ -305,7 +305,7 @@ impl World {
         if asks {
             left.extend(self.registered().await);
         }
-        for role in [Role::Manager, Role::Registry, Role::Identity] {
+        for role in [Role::Manager, Role::Packet, Role::Registry, Role::Identity] {
             left.extend(stop_role(&mut self.processes, role).await);
         }
         self.processes.clear();

@@ -33,13 +33,15 @@ const MAX_NAME_BYTES: usize = 15;
 const MAX_TAG_BYTES: usize = 255;
 /// The smallest and the largest MTU: what IPv4 needs at least, and what a datagram can carry.
 const MTU: std::ops::RangeInclusive<u32> = 576..=65_450;
+/// Threads of an engine that was not told how many.
+const DEFAULT_WORKERS: usize = 4;
 /// More threads than this never helped.
 const MAX_WORKERS: usize = 64;
 
 /// How an engine works. `Options::default()` fits a node.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Threads that carry packets; 0 for half of the processors, at least one and at most four.
+    /// Threads that carry packets; 0 for as many as there are processors, at most four.
     pub workers: usize,
     /// The namespace of the node, in which the UDP sockets are; `None` for that of the process.
     pub node: Option<OwnedFd>,
@@ -266,7 +268,7 @@ impl std::fmt::Debug for Engine {
 
 fn workers(wanted: usize) -> usize {
     match wanted {
-        0 => (std::thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, 4),
+        0 => std::thread::available_parallelism().map_or(1, usize::from).min(DEFAULT_WORKERS),
         wanted => wanted.min(MAX_WORKERS),
     }
 }

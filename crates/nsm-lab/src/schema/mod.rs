@@ -358,8 +358,13 @@ impl Lab {
             true => vec![node.name.clone()],
             false => ["manager", "forwarder"].map(|role| format!("{}-{role}", node.name)).to_vec(),
         };
+        let engines = self.nodes.iter().filter(|_| self.nodes.len() > 1).map(|node| format!("{}-packet", node.name));
         let pods = self.endpoints.iter().map(|endpoint| &endpoint.name).chain(self.clients.iter().map(|client| &client.name));
-        ["identity".to_owned(), "registry".to_owned()].into_iter().chain(self.nodes.iter().flat_map(of_node)).chain(pods.cloned())
+        ["identity".to_owned(), "registry".to_owned()]
+            .into_iter()
+            .chain(self.nodes.iter().flat_map(of_node))
+            .chain(engines)
+            .chain(pods.cloned())
     }
     /// Pods and hosts with a name server, and what it knows.
     pub fn name_servers(&self) -> impl Iterator<Item = (&str, &BTreeMap<String, IpAddr>)> {

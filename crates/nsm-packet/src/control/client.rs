@@ -4,6 +4,7 @@ use super::{MAX_MESSAGE, message, message::Answer, open, trusted};
 use crate::{Device, DeviceId, DeviceState, error::refused};
 use nsm_api::{Error, Kind, Result};
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     io::Errno,
     net::{
         RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, connect, recv, sendmsg,
@@ -60,6 +61,13 @@ impl Client {
             all.extend(page);
         }
         Ok(all)
+    }
+    /// Returns when the engine is gone, or at once when it is not there.
+    pub fn wait_gone(&self) {
+        let Ok(connection) = dial(&self.path) else { return };
+        // Nothing is ever sent without being asked for, so what comes is the end.
+        let mut ends = [PollFd::new(&connection, PollFlags::IN)];
+        while let Err(Errno::INTR) = poll(&mut ends, None) {}
     }
     /// One request and its answer; once more on a new connection if the old one broke. All requests may be repeated.
     fn ask(&self, request: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<Vec<DeviceState>> {

@@ -13,20 +13,26 @@ use nsm_hop::{
 use nsm_linux::{EncryptedTunnel, TunnelSettings, Tunnels, netns};
 use nsm_packet::{Client, Device, DeviceId, PrivateKey, PublicKey};
 use std::{
+    collections::BTreeMap,
     env,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 /// The size of a new tunnel until the wire's own is set: what every underlay of 1500 bytes carries.
 const FIRST_MTU: u32 = 1420;
 /// Longest wait for an engine that was just started.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for an engine that somebody else runs.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two looks whether it answers.
 const START_PAUSE: Duration = Duration::from_millis(5);
 /// How long an engine that we started waits for work.
@@ -61,7 +67,13 @@ impl Engine {
             Engine::At(socket) => (socket, false),
             Engine::Auto => (usual_socket()?, true),
         };
-        let remote = Remote { client: Client::new(&socket), socket, start: start.then(Mutex::default) };
+        let remote = Remote(Arc::new(Inner {
+            client: Client::new(&socket),
+            socket,
+            start: start.then(Mutex::default),
+            made: Mutex::default(),
+            guarded: AtomicBool::new(false),
+        }));
         let ids = process.ids.clone();
         let keys: TunnelKeys = Arc::new(move |id| key(&ids.secret("wireguard", id)));
         Ok(Some((Arc::new(remote), keys)))
@@ -84,37 +96,78 @@ fn usual_socket() -> Result<PathBuf> {
     Ok(dir.join(format!("packet-{}.sock", netns::current()?.key.ino)))
 }
 
-struct Remote {
+#[derive(Clone)]
+struct Remote(Arc<Inner>);
+
+struct Inner {
     client: Client,
     socket: PathBuf,
     /// Held by whoever starts it; `None` when that is not ours to do.
     start: Option<Mutex<()>>,
+    /// What it carries for us, so that its successor carries it as well.
+    made: Mutex<BTreeMap<DeviceId, EncryptedTunnel>>,
+    /// Somebody watches over it.
+    guarded: AtomicBool,
 }
 
 impl Remote {
+    fn made(&self) -> MutexGuard<'_, BTreeMap<DeviceId, EncryptedTunnel>> {
+        self.0.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
     /// Asks, and once more when it had to be started first.
     fn ask<T>(&self, ask: impl Fn(&Client) -> Result<T>) -> Result<T> {
-        match (ask(&self.client), &self.start) {
+        match (ask(&self.0.client), &self.0.start) {
             (Err(error), Some(start)) if error.kind == Kind::Unavailable => {
                 let _alone = start.lock().unwrap_or_else(PoisonError::into_inner);
-                if self.client.list().is_err() {
-                    launch(&self.socket)?;
-                    self.wait()?;
+                if self.0.client.list().is_err() {
+                    launch(&self.0.socket)?;
+                    self.wait(START_TIMEOUT)?;
                 }
-                ask(&self.client)
+                ask(&self.0.client)
             }
+            // Whoever runs it may be about to start it again.
+            (Err(error), None) if error.kind == Kind::Unavailable => self.wait(RESTART_TIMEOUT).and_then(|()| ask(&self.0.client)),
             (answer, _) => answer,
         }
     }
-    fn wait(&self) -> Result<()> {
-        let until = Instant::now() + START_TIMEOUT;
+    fn wait(&self, patience: Duration) -> Result<()> {
+        let until = Instant::now() + patience;
         loop {
-            match self.client.list() {
+            match self.0.client.list() {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() > until => return Err(error),
                 Err(_) => thread::sleep(START_PAUSE),
             }
         }
+    }
+
+    /// From the first tunnel on: an engine that ends has a successor, which gets the tunnels of the one before.
+    fn guard(&self) {
+        if self.0.guarded.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let this = self.clone();
+        thread::spawn(move || {
+            loop {
+                this.0.client.wait_gone();
+                let tunnels: Vec<EncryptedTunnel> = this.made().values().cloned().collect();
+                if tunnels.is_empty() {
+                    break this.0.guarded.store(false, Ordering::Relaxed);
+                }
+                this.restore(&tunnels);
+            }
+        });
+    }
+    fn restore(&self, tunnels: &[EncryptedTunnel]) {
+        if let Err(error) = self.ask(|client| client.list()).map(drop).or_else(|_| self.wait(START_TIMEOUT)) {
+            return warn!(%error, tunnels = tunnels.len(), "no packet engine: encrypted tunnels carry nothing");
+        }
+        for tunnel in tunnels {
+            if let Err(error) = device(tunnel).and_then(|device| self.0.client.add(&device)) {
+                warn!(%error, interface = tunnel.at.name.as_str(), "an encrypted tunnel is not restored");
+            }
+        }
+        info!(tunnels = tunnels.len(), "the packet engine is there again");
     }
 }
 
@@ -139,11 +192,13 @@ fn launch(socket: &Path) -> Result<()> {
 
 impl Tunnels for Remote {
     fn add(&self, tunnel: &EncryptedTunnel) -> Result<()> {
-        self.ask(|client| client.add(&device(tunnel)?)).map(drop)
+        self.ask(|client| client.add(&device(tunnel)?))?;
+        self.made().insert(id(tunnel.at.netns.key, tunnel.at.name.as_str()), tunnel.clone());
+        self.guard();
+        Ok(())
     }
     fn find(&self, netns: InodeKey, name: &str) -> Result<Option<TunnelSettings>> {
-        let id = DeviceId { netns, name: name.to_owned() };
-        let found = match self.client.find(&id) {
+        let found = match self.0.client.find(&id(netns, name)) {
             // Nobody carries packets there any more: the device is to be added again.
             Err(error) if error.kind == Kind::Unavailable => return Ok(None),
             found => found?,
@@ -156,8 +211,13 @@ impl Tunnels for Remote {
         }))
     }
     fn remove(&self, netns: InodeKey, name: &str) -> Result<()> {
-        self.client.remove(&DeviceId { netns, name: name.to_owned() })
+        self.made().remove(&id(netns, name));
+        self.0.client.remove(&id(netns, name))
     }
+}
+
+fn id(netns: InodeKey, name: &str) -> DeviceId {
+    DeviceId { netns, name: name.to_owned() }
 }
 
 fn device(tunnel: &EncryptedTunnel) -> Result<Device> {

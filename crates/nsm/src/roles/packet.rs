@@ -40,12 +40,16 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
         private_dir(dir)?;
     }
     let engine = Options { workers, ..Options::default() };
+    let file = socket.clone();
     let options = RunOptions { socket, engine, idle_exit: (!idle.is_zero()).then_some(idle) };
     let ready = context.notify.clone();
     let serving = tokio::task::spawn_blocking(move || nsm_packet::run(options, || ready.ready()));
     tokio::select! {
         ended = serving => ended.map_err(|panic| Error::internal("the packet engine", panic.to_string()))?,
-        () = context.shutdown.started() => std::process::exit(0), // its threads wait in the kernel, and have nothing to put in order
+        () = context.shutdown.started() => {
+            let _ = std::fs::remove_file(file); // so that nobody waits for an answer
+            std::process::exit(0) // its threads wait in the kernel, and have nothing to put in order
+        }
     }
 }
 
