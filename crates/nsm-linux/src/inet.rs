@@ -92,6 +92,13 @@ pub(crate) fn route_message(kind: u16, protocol: u8, prefix: IpNet, via: Option<
     message.u32(RTA_OIF, index)
 }
 
+/// As [`route_message`], for a route beside another one to the same prefix, which goes first as long as it is there.
+pub(crate) fn route_beside(protocol: u8, prefix: IpNet, index: u32) -> Message {
+    let (prefix, scope) = (prefix.trunc(), if prefix.addr().is_ipv6() { RT_SCOPE_UNIVERSE } else { RT_SCOPE_LINK });
+    let fixed = route_fixed(prefix, protocol, scope, 0);
+    Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND, &fixed).ip(RTA_DST, prefix.addr()).u32(RTA_OIF, index)
+}
+
 impl Route {
     fn parse(body: &[u8]) -> Option<Route> {
         let (family, length, table) = (*body.first()?, *body.get(1)?, *body.get(4)?);
@@ -165,7 +172,8 @@ pub(crate) fn route_get(socket: &mut Socket, packet: &Packet) -> Result<Option<R
     let Packet { to, from, protocol, src_port, dst_port } = packet;
     let full = if to.is_ipv4() { 32 } else { 128 };
     let source_len = from.map_or(0, |_| full);
-    let fixed = [family(*to), full, source_len, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut fixed = [family(*to), full, source_len, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    fixed[8..].copy_from_slice(&RTM_F_LOOKUP_TABLE.to_ne_bytes()); // else every table is told to be the main one
     let message = Message::new(RTM_GETROUTE, 0, &fixed).ip(RTA_DST, *to);
     let message = from.iter().fold(message, |message, from| message.ip(RTA_SRC, *from));
     let message = protocol.iter().fold(message, |message, protocol| message.bytes(RTA_IP_PROTO, &[*protocol]));

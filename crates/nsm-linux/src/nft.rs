@@ -132,7 +132,6 @@ pub(crate) enum Step<'a> {
 
 /// Appends a rule.
 pub(crate) fn rule(table: &str, chain: &str, steps: &[Step]) -> Message {
-    const NLM_F_APPEND: u16 = 0x800;
     let message = nft(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND).text(NFTA_RULE_TABLE, table).text(NFTA_RULE_CHAIN, chain);
     nest(message, NFTA_RULE_EXPRESSIONS, |list| steps.iter().fold(list, step))
 }

@@ -15,6 +15,7 @@ pub(crate) const NLM_F_DUMP_INTR: u16 = 0x10;
 pub(crate) const NLM_F_REPLACE: u16 = 0x100;
 pub(crate) const NLM_F_EXCL: u16 = 0x200;
 pub(crate) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_APPEND: u16 = 0x800;
 pub(crate) const NLM_F_ACK_TLVS: u16 = 0x200;
 pub(crate) const NLM_F_CAPPED: u16 = 0x100;
 pub(crate) const NLMSG_ERROR: u16 = 2;
@@ -107,6 +108,7 @@ pub(crate) const RT_TABLE_MAIN: u8 = 254;
 pub(crate) const RTN_UNICAST: u8 = 1;
 pub(crate) const RTNH_F_ONLINK: u32 = 4;
 pub(crate) const RTM_F_CLONED: u32 = 0x200;
+pub(crate) const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
 pub(crate) const RTPROT_STATIC: u8 = 4;
 
 pub(crate) const NDA_DST: u16 = 1;

@@ -43,6 +43,7 @@ pub async fn conformance(kernel: &dyn Kernel, world: &dyn World) {
     case("a name in use is a conflict and stays untouched", bench.name_clash()).await;
     case("a route of somebody else stays", bench.foreign_route()).await;
     case("another owner's objects are invisible and safe", bench.other_owner()).await;
+    case("two wires may lead to one address", bench.shared_peer()).await;
     case("policies of two owners do not mix, and go when asked even after their link", bench.policies()).await;
     case("an older generation is adopted, a newer one fences", bench.generations()).await;
     case("a link takes along what is on it", bench.link_takes_all()).await;
@@ -273,10 +274,39 @@ impl Bench<'_> {
         }
         let second = (iface(&a.netns, "second"), iface(&b.netns, "second"));
         self.apply(&mine, &[Op::Add(veth(&second.0, &second.1))]).await;
-        assert_eq!(self.refused(&mine, Op::Add(route(&second.0, "10.0.0.2/32", None))).await, Kind::Conflict);
+        self.apply(&theirs, &[Op::Add(route(&a, "10.8.0.0/16", None))]).await;
+        assert_eq!(self.refused(&mine, Op::Add(route(&second.0, "10.8.0.0/16", None))).await, Kind::Conflict);
+        self.apply(&theirs, &[Op::Del(route(&a, "10.8.0.0/16", None))]).await;
         self.apply(&mine, &[Op::Del(veth(&second.0, &second.1))]).await;
         assert_eq!(self.both_ledgers(&a, &b).await, before);
         assert_eq!(self.observe(&theirs, &wires).await, wires);
+    }
+
+    /// endpoints that know of each other have one address, and their clients a wire to each.
+    async fn shared_peer(&self) {
+        let (a, b) = self.pair().await;
+        let (x, y) = (iface(&a.netns, "x"), iface(&b.netns, "y"));
+        let (first, second) = (owner("first", 1), owner("second", 1));
+        let before = self.both_ledgers(&a, &b).await;
+        let wires = |a: &Iface, b: &Iface| {
+            let addresses = [address(a, "10.0.0.1/32"), address(a, "fd00::1/128")];
+            let routes = [route(a, "10.0.0.2/32", None), route(a, "fd00::2/128", None)];
+            addresses.into_iter().chain(routes).chain([veth(a, b)]).collect::<Wires>()
+        };
+        let (one, two) = (wires(&a, &b), wires(&x, &y));
+        self.apply(&first, &adds(&one)).await;
+        let alone = self.both_ledgers(&a, &b).await;
+        for _ in 0..2 {
+            self.apply(&second, &adds(&two)).await;
+        }
+        assert_eq!((self.observe(&first, &one).await, self.observe(&second, &two).await), (one.clone(), two.clone()));
+        self.apply(&second, &diff(&Wires::new(), &two)).await;
+        assert_eq!(self.both_ledgers(&a, &b).await, alone, "the other one keeps what it has");
+        self.apply(&second, &adds(&two)).await;
+        self.apply(&first, &diff(&Wires::new(), &one)).await;
+        assert_eq!(self.observe(&second, &two).await, two, "also when the first one goes");
+        self.apply(&second, &diff(&Wires::new(), &two)).await;
+        assert_eq!(self.both_ledgers(&a, &b).await, before);
     }
 
     async fn policies(&self) {

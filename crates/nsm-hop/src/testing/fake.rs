@@ -29,7 +29,7 @@ pub struct FakeKernel {
 struct State {
     next: u64,
     devices: BTreeMap<u64, Device>,
-    routes: BTreeMap<(Netns, IpNet), Route>,
+    routes: BTreeMap<(Netns, IpNet, u64), Route>,
     splices: BTreeMap<(u64, u64), Owner>,
     policies: Vec<Policy>,
     gone: BTreeSet<InodeKey>,
@@ -71,7 +71,6 @@ impl Policy {
 }
 
 struct Route {
-    device: u64,
     via: Option<IpAddr>,
     ours: bool,
 }
@@ -183,7 +182,7 @@ impl State {
     fn cut(&mut self, cable: u64) {
         self.devices.retain(|_, device| device.cable != cable);
         let devices = &self.devices;
-        self.routes.retain(|_, route| devices.contains_key(&route.device));
+        self.routes.retain(|(.., device), _| devices.contains_key(device));
         self.splices.retain(|(a, b), _| devices.contains_key(a) && devices.contains_key(b));
         self.policies.iter_mut().filter(|policy| !devices.contains_key(&policy.device)).for_each(|policy| policy.routes.clear());
     }
@@ -242,8 +241,8 @@ impl State {
             found.extend(device.link.iter().map(|(link, _)| Wire::Link(link.clone())));
             found.extend(device.addresses.iter().map(|address| Wire::Address { on: on.clone(), address: *address }));
             found.extend(device.neighbors.iter().map(|(ip, mac)| Wire::Neighbor { on: on.clone(), ip: *ip, mac: *mac }));
-            let routes = self.routes.iter().filter(|(_, route)| route.ours && route.device == number);
-            found.extend(routes.map(|((_, prefix), route)| Wire::Route { on: on.clone(), prefix: *prefix, via: route.via }));
+            let routes = self.routes.iter().filter(|((.., device), route)| route.ours && *device == number);
+            found.extend(routes.map(|((_, prefix, _), route)| Wire::Route { on: on.clone(), prefix: *prefix, via: route.via }));
         }
         let splices = self.splices.iter().filter(|(_, tag)| (&tag.hop, &tag.connection) == (&owner.hop, &owner.connection));
         for ((a, b), _) in splices {
@@ -351,17 +350,16 @@ impl State {
         self.policies.retain(|policy| !(fits(policy) && (policy.routes.is_empty() || Some(policy.device) == device)));
     }
     fn add_route(&mut self, device: u64, on: &Iface, prefix: IpNet, via: Option<IpAddr>) -> Result<()> {
-        match self.routes.get(&(on.netns.clone(), prefix)) {
-            Some(there) if there.ours && (there.device, there.via) == (device, via) => Ok(()),
-            Some(_) => {
-                let object = format!("route {prefix} in {:?}", on.netns);
-                Err(Error::new(Kind::Conflict, object, "there is one of somebody else", "remove it or ask for another prefix"))
-            }
-            None => {
-                self.routes.insert((on.netns.clone(), prefix), Route { device, via, ours: true });
-                Ok(())
-            }
+        let here = |(netns, there, _): &(Netns, IpNet, u64)| (netns, there) == (&on.netns, &prefix);
+        let mut there = self.routes.iter().filter(|(key, _)| here(key));
+        // Two wires may lead to the same one address: endpoints that know of each other share it.
+        let beside = |route: &Route| route.ours && route.via.is_none() && via.is_none() && prefix.prefix_len() == prefix.max_prefix_len();
+        if there.any(|((.., number), route)| (*number != device || route.via != via || !route.ours) && !beside(route)) {
+            let object = format!("route {prefix} in {:?}", on.netns);
+            return Err(Error::new(Kind::Conflict, object, "there is one of somebody else", "remove it or ask for another prefix"));
         }
+        self.routes.insert((on.netns.clone(), prefix, device), Route { via, ours: true });
+        Ok(())
     }
     fn delete(&mut self, owner: &Owner, wire: &Wire) -> Result<()> {
         let place = places(&Wires::from([wire.clone()])).into_iter().find_map(|iface| Some((self.mine(owner, &iface).ok()??, iface)));
@@ -383,7 +381,8 @@ impl State {
             Wire::Address { address, .. } => drop(device.addresses.remove(address)),
             Wire::Neighbor { ip, .. } => drop(device.neighbors.remove(ip)),
             Wire::Route { prefix, .. } => {
-                self.routes.retain(|(netns, there), route| (netns, there) != (&on.netns, prefix) || route.device != number || !route.ours);
+                self.routes
+                    .retain(|(netns, there, device), route| (netns, there) != (&on.netns, prefix) || *device != number || !route.ours);
             }
             Wire::Mac { .. } | Wire::NoArp { .. } | Wire::Mtu { .. } | Wire::Splice { .. } | Wire::Policy { .. } => {}
         }
@@ -430,7 +429,7 @@ impl World for FakeKernel {
     async fn foreign_route(&self, on: &Iface, prefix: IpNet) {
         self.change(|state| {
             let device = state.named(on).expect("the case made this link");
-            state.routes.insert((on.netns.clone(), prefix), Route { device, via: None, ours: false });
+            state.routes.insert((on.netns.clone(), prefix, device), Route { via: None, ours: false });
         });
     }
     async fn rename(&self, from: &Iface, to: &IfName) {
@@ -449,9 +448,9 @@ impl World for FakeKernel {
             let Device { at, mac, mtu, addresses, neighbors, link, .. } = device;
             format!("link {number} {} {mac} {mtu} {addresses:?} {neighbors:?} {:?}", at.name, link.as_ref().map(|(_, owner)| owner))
         };
-        let routes = state.routes.iter().filter(|((at, _), _)| at == netns);
+        let routes = state.routes.iter().filter(|((at, ..), _)| at == netns);
         let mut lines: Vec<String> = here.map(device).collect();
-        lines.extend(routes.map(|((_, prefix), route)| format!("route {prefix} {:?} {}", route.via, route.device)));
+        lines.extend(routes.map(|((_, prefix, device), route)| format!("route {prefix} {:?} {device}", route.via)));
         let inside = |number| state.devices.get(number).is_some_and(|device| device.at.netns == *netns);
         lines.extend(state.splices.keys().filter(|(a, _)| inside(a)).map(|ends| format!("splice {ends:?}")));
         lines

@@ -156,11 +156,26 @@ impl Apply<'_, '_> {
             Op::Del(_) if ABSENT.contains(&refusal.errno) => Ok(()),
             Op::Add(Wire::Address { .. }) if refusal.errno == Errno::EXIST => Ok(()),
             Op::Add(Wire::Route { on, prefix, via }) if refusal.errno == Errno::EXIST => {
-                if self.route_is_there(netns, change.index, prefix, *via)? { Ok(()) } else { Err(route_taken(on, prefix)) }
+                if self.route_is_there(netns, change.index, prefix, *via)? {
+                    Ok(())
+                } else if via.is_none() && self.is_peer_elsewhere(netns, prefix)? {
+                    let beside = inet::route_beside(ROUTE_PROTOCOL, *prefix, change.index);
+                    let made = self.job.socket(netns)?.ask(beside).map(|_| ());
+                    made.map_err(|refusal| refused(format!("route {prefix}"), "make it beside another", refusal))
+                } else {
+                    Err(route_taken(on, prefix))
+                }
             }
             Op::Add(wire) => Err(refused(object(wire), "make it", refusal)),
             Op::Del(wire) => Err(refused(object(wire), "remove it", refusal)),
         }
+    }
+    /// The prefix is one address, and all that lead there are wires of the mesh: their endpoints share it knowingly.
+    fn is_peer_elsewhere(&mut self, netns: &Netns, prefix: &IpNet) -> Result<bool> {
+        let failed = |refusal: Refusal| refused(format!("route {prefix}"), "look for it", refusal);
+        let all = inet::routes(self.job.socket(netns)?, RouteFilter { table: RT_TABLE_MAIN, ..RouteFilter::default() }).map_err(failed)?;
+        let mut there = all.iter().filter(|route| route.prefix == prefix.trunc());
+        Ok(prefix.prefix_len() == prefix.max_prefix_len() && there.all(|route| route.protocol == ROUTE_PROTOCOL && route.via.is_none()))
     }
     fn route_is_there(&mut self, netns: &Netns, index: u32, prefix: &IpNet, via: Option<IpAddr>) -> Result<bool> {
         let failed = |refusal: Refusal| refused(format!("route {prefix}"), "look for it", refusal);
