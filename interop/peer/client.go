@@ -23,6 +23,8 @@ import (
 const (
 	ownNetns   = "/proc/self/ns/net"
 	retryPause = 200 * time.Millisecond
+	// strictLimit is how many refusals in a row a strict client bears.
+	strictLimit = 2
 )
 
 // wish is one connection that a client keeps.
@@ -30,8 +32,15 @@ type wish struct {
 	*Setting
 	to, interfaceName string
 	timeout           time.Duration
-	current           *connection.Connection
-	preference        *connection.Mechanism
+	// refresh is how long an answer is good for; 0 for a fifth of what its tokens live.
+	refresh time.Duration
+	// strict ends the process when a connection that was up is refused more than strictLimit times in a row. Once can happen
+	// to anybody: between the handshake of a transport and the answer on it, the server's identity is renewed, and the token
+	// in the answer is not of the key that the handshake showed.
+	strict     bool
+	refused    int
+	current    *connection.Connection
+	preference *connection.Mechanism
 }
 
 func client(ctx context.Context, setting *Setting) error {
@@ -69,7 +78,7 @@ func newWish(setting *Setting, number int, wanted string) (*wish, error) {
 		Path:    &connection.Path{PathSegments: []*connection.PathSegment{{Name: setting.name, Id: id}}},
 	}
 	return &wish{Setting: setting, to: text("NSM_CONNECT_TO", ""), interfaceName: name, timeout: duration("NSM_REQUEST_TIMEOUT", 15*time.Second),
-		current: first, preference: preference}, nil
+		refresh: duration("INTEROP_REFRESH", 0), strict: text("INTEROP_STRICT", "") == "true", current: first, preference: preference}, nil
 }
 
 // keep asks until it is answered, asks again before the answer expires and when the other side reports a loss, and
@@ -78,10 +87,15 @@ func (w *wish) keep(ctx context.Context) {
 	for ctx.Err() == nil {
 		way, err := w.request(ctx)
 		if err != nil {
+			w.refused++
+			if w.strict && w.current.Mechanism != nil && w.refused > strictLimit && ctx.Err() == nil {
+				log.Fatalf("%s is refused again and again though it was up: %v", w.current.Id, err)
+			}
 			log.Printf("%s is refused: %v", w.current.Id, err)
 			pause(ctx, retryPause)
 			continue
 		}
+		w.refused = 0
 		log.Printf("%s is up: endpoint %s, state %s", w.current.Id, w.current.NetworkServiceEndpointName, w.current.State)
 		w.watch(ctx, way)
 		_ = way.Close()
@@ -141,7 +155,11 @@ func (w *wish) watch(ctx context.Context, way *grpc.ClientConn) {
 	for _, segment := range w.current.Path.PathSegments {
 		left = min(left, time.Until(segment.Expires.AsTime()))
 	}
-	ctx, cancel := context.WithTimeout(ctx, left/5)
+	left /= 5
+	if w.refresh > 0 {
+		left = w.refresh
+	}
+	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	selector := &connection.MonitorScopeSelector{PathSegments: []*connection.PathSegment{{Name: w.name, Id: w.current.Id}}}
 	stream, err := connection.NewMonitorConnectionClient(way).MonitorConnections(ctx, selector)
