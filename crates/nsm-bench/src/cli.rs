@@ -1,10 +1,11 @@
 //! The command `nsm bench ...`: what it takes and what it prints.
 
 use crate::{
+    registry,
     row::{json, table},
     setup, wire,
 };
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::TypedValueParser};
 use nsm_api::{Error, Kind, Result};
 use std::io::{ErrorKind, Write};
 
@@ -15,6 +16,8 @@ pub enum BenchCommand {
     Wire(WireArgs),
     /// From Request to first packet: one at a time, many at once, memory, and where the time goes.
     Setup(SetupArgs),
+    /// What a registry costs: Register, Find, changes to many watchers, memory, restart.
+    Registry(RegistryArgs),
 }
 
 /// Arguments of `bench wire`.
@@ -48,12 +51,32 @@ pub struct SetupArgs {
     pub wires: u32,
 }
 
+/// Arguments of `bench registry`.
+#[derive(Clone, Debug, Args)]
+pub struct RegistryArgs {
+    /// One line of JSON instead of the table.
+    #[arg(long)]
+    pub json: bool,
+    /// How many endpoints are registered; several counts show how it grows.
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "10000,100000", value_parser = endpoints)]
+    pub endpoints: Vec<usize>,
+    /// Watchers of one service that are all told of each change to it.
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u16).range(1..=10_000).map(usize::from))]
+    pub watchers: usize,
+}
+
+fn endpoints(text: &str) -> std::result::Result<usize, String> {
+    let allowed = |count: &usize| count.is_multiple_of(100) && (100..=500_000).contains(count);
+    text.parse().ok().filter(allowed).ok_or_else(|| "must be a multiple of 100 up to 500000".to_owned())
+}
+
 /// Measures what was asked and prints it. Call it while the process has one thread and no async runtime: without root
 /// it enters namespaces of its own, which the kernel allows only then.
 pub fn cli(command: BenchCommand) -> Result<()> {
     let (rows, as_json) = match command {
         BenchCommand::Wire(args) => (wire::run(&args)?, args.json),
         BenchCommand::Setup(args) => (setup::run(&args)?, args.json),
+        BenchCommand::Registry(args) => (registry::run(&args)?, args.json),
     };
     say(&if as_json { json(&rows) } else { table(&rows) })
 }

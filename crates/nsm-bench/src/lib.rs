@@ -1,8 +1,9 @@
-//! `nsm bench`: what a wire carries beside a bare kernel device, and what it costs to set one up.
+//! `nsm bench`: what a wire carries beside a bare kernel device, what it costs to set one up, and what a registry costs.
 //!
-//! Both run against real processes of a lab that [`nsm_lab::inside`] brings up and takes away. `wire` alternates
+//! `wire` and `setup` run against real processes of a lab that [`nsm_lab::inside`] brings up and takes away. `wire` alternates
 //! between a vWire and its peer, so that whatever disturbs the machine disturbs both; `setup` asks for connections as
-//! clients do and times every part. `row` is what comes out.
+//! clients do and times every part. `registry`
+//! asks engines in this process. `row` is what comes out.
 //!
 //! Not here: any check of function (the lab has those), and any generator of load that is not a client.
 
@@ -13,9 +14,10 @@ mod cli;
 mod client;
 mod meter;
 mod parts;
+mod registry;
 mod row;
 mod setup;
 mod stats;
 mod wire;
 
-pub use cli::{BenchCommand, SetupArgs, WireArgs, cli};
+pub use cli::{BenchCommand, RegistryArgs, SetupArgs, WireArgs, cli};

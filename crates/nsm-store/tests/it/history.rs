@@ -59,6 +59,13 @@ impl Record {
         reply
     }
 
+    /// Waits until so many calls have begun or ended, or `work` is over.
+    pub(crate) async fn reaches(&self, ticks: u64, work: &tokio::task::JoinHandle<()>) {
+        while self.time.load(Ordering::SeqCst) < ticks && !work.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Every name's history can have happened. Answers how many calls were known to succeed, and how many were unknown.
     pub(crate) fn judge(&self, what: &str) -> (usize, usize) {
         let events = self.events.lock().unwrap();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test fails by it
 
 mod common;
+mod conform;
 mod crash;
 mod durable;
 mod etcd;
