@@ -361,7 +361,7 @@ fn of_node(role: Role, name: String, lab: &Lab, node: &Node, args: Args) -> Spec
     spec
 }
 
-/// Manager and forwarder in one process; its hops are called NODE-manager and NODE-forwarder as those of two processes.
+/// Carries encrypted packets; it outlives forwarders.
 fn packet(lab: &Lab, files: &Files, node: &Node) -> Spec {
     let args = Args::new(&["packet"]).with("--socket", unix(&files.packet(&node.name)));
     spec(Role::Packet, format!("{}-packet", node.name), lab.namespace(&node.name), args)
@@ -372,6 +372,7 @@ fn packet_engine(lab: &Lab, files: &Files, node: &Node) -> String {
     if lab.nodes.len() > 1 { unix(&files.packet(&node.name)) } else { "none".to_owned() }
 }
 
+/// Manager and forwarder in one process; its hops are called NODE-manager and NODE-forwarder as those of two processes.
 fn combined(lab: &Lab, files: &Files, node: &Node, number: usize) -> Spec {
     let args = Args::new(&["node"])
         .with("--name", &*node.name)

@@ -173,7 +173,9 @@ pub(crate) fn route_get(socket: &mut Socket, packet: &Packet) -> Result<Option<R
     let full = if to.is_ipv4() { 32 } else { 128 };
     let source_len = from.map_or(0, |_| full);
     let mut fixed = [family(*to), full, source_len, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    fixed[8..].copy_from_slice(&RTM_F_LOOKUP_TABLE.to_ne_bytes()); // else every table is told to be the main one
+    if to.is_ipv4() {
+        fixed[8..].copy_from_slice(&RTM_F_LOOKUP_TABLE.to_ne_bytes()); // else every table is told to be the main one
+    }
     let message = Message::new(RTM_GETROUTE, 0, &fixed).ip(RTA_DST, *to);
     let message = from.iter().fold(message, |message, from| message.ip(RTA_SRC, *from));
     let message = protocol.iter().fold(message, |message, protocol| message.bytes(RTA_IP_PROTO, &[*protocol]));

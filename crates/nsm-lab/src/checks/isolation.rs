@@ -54,11 +54,14 @@ impl<'a> End<'a> {
 }
 
 /// Sends probes both ways between pod `from` and whoever has the address `to`.
-pub(super) async fn isolation(world: &World, from: &str, to: IpAddr) -> Result<Seen> {
+pub(super) async fn isolation(world: &World, from: &str, to: IpAddr, at: Option<&str>) -> Result<Seen> {
     let near_name = world.file.lab.namespace(from);
     let near = End::of(&near_name, world.places.get(&near_name)?, to, None)?;
-    let (far_name, place) = owner(&world.places, to)?;
-    let far = End::of(far_name, place, near.address, Some(to))?;
+    let (far_name, place) = match at.map(|pod| world.file.lab.namespace(pod)) {
+        Some(name) => (name.clone(), world.places.get(&name)?),
+        None => owner(&world.places, to).map(|(name, place)| (name.to_owned(), place))?,
+    };
+    let far = End::of(&far_name, place, near.address, Some(to))?;
     let tunnel = if near.is_tunnel()? || far.is_tunnel()? { underlay(world, [near.pod, far.pod]) } else { BTreeSet::new() };
     let ends = [&near, &far].map(|end| (end.pod.to_owned(), end.dev.clone()));
     Ok(judge(&watch(&world.places, [&near, &far]).await?, &ends, &tunnel))
@@ -76,7 +79,7 @@ fn owner(places: &Places, address: IpAddr) -> Result<(&str, &Place)> {
         [owner] => Ok(owner),
         _ => {
             let reason = format!("{} pods of the lab have it", owners.len());
-            Err(Error::invalid(format!("address {address}"), reason, "name the address of exactly one pod"))
+            Err(Error::invalid(format!("address {address}"), reason, "name the address of exactly one pod, or the pod with `at`"))
         }
     }
 }

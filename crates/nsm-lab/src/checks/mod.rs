@@ -87,9 +87,9 @@ async fn look(world: &mut World, check: &Check) -> Result<Seen> {
             packets::ping(world, from, *to, packets::Echoes { count: *count, expect: *expect, size: *size, whole: *whole }).await
         }
         Check::Tcp { from, to, port } => packets::tcp(world, from, (*to, *port).into()).await,
-        Check::Isolation { from, to } => isolation::isolation(world, from, *to).await,
+        Check::Isolation { from, to, at } => isolation::isolation(world, from, *to, at.as_deref()).await,
         Check::Interface { pod, name, present, mtu } => state::interface(world, pod, name, (*present, *mtu)),
-        Check::Addresses { pod, interface, equal } => state::addresses(world, pod, interface, equal),
+        Check::Addresses { pod, interface, equal, inside } => state::addresses(world, pod, interface, (equal, *inside)),
         Check::Route { pod, to, via, dev, present } => {
             state::route(world, pod, *to, &state::Way { via: *via, dev: dev.as_deref(), present: *present })
         }

@@ -27,12 +27,16 @@ pub(super) fn interface(world: &World, pod: &str, name: &str, (present, mtu): (b
     })
 }
 
-/// An interface has exactly these addresses.
-pub(super) fn addresses(world: &World, pod: &str, interface: &str, equal: &[IpNet]) -> Result<Seen> {
+/// An interface has exactly these addresses, or only such inside a prefix.
+pub(super) fn addresses(world: &World, pod: &str, interface: &str, (equal, inside): (&[IpNet], Option<IpNet>)) -> Result<Seen> {
     let all = net(world, pod)?.addresses()?.into_iter();
     let found: BTreeSet<IpNet> = all.filter(|a| a.dev == interface && is_own_address(a.address.addr())).map(|a| a.address).collect();
     let text = if found.is_empty() { "none".to_owned() } else { found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ") };
-    Ok(Seen::new(found == equal.iter().copied().collect(), text))
+    let fits = match inside {
+        Some(prefix) => !found.is_empty() && found.iter().all(|address| prefix.contains(address)),
+        None => found == equal.iter().copied().collect(),
+    };
+    Ok(Seen::new(fits, text))
 }
 
 /// How a route should go.

@@ -66,11 +66,12 @@ fn a_combined_node_is_one_process_and_lifetimes_reach_every_process() {
     assert_eq!(
         line(&plan, "west"),
         "node --name west --listen-on unix:///d/west.sock,tcp://10.231.0.12:5001 --registry-url tcp://10.231.0.1:5002 \
-         --tunnel-ip 10.231.0.12 --authority false --max-token-lifetime 3s"
+         --tunnel-ip 10.231.0.12 --packet-engine unix:///d/west-pkt.sock --authority false --max-token-lifetime 3s"
     );
     assert!(plan.processes.iter().all(|process| !process.name.starts_with("west-")));
     assert!(line(&plan, "east-manager").ends_with("--max-token-lifetime 4s"));
-    assert!(line(&plan, "east-forwarder").ends_with("--max-token-lifetime 4s"));
+    assert!(line(&plan, "east-forwarder").ends_with("--packet-engine unix:///d/east-pkt.sock --max-token-lifetime 4s"));
+    assert_eq!(line(&plan, "east-packet"), "packet --socket unix:///d/east-pkt.sock");
     assert!(line(&plan, "client").ends_with("--payload ETHERNET --max-token-lifetime 5s"));
     assert!(plan.processes.is_sorted_by_key(|process| process.role));
 }
@@ -129,7 +130,7 @@ fn what_wires_carry_reaches_the_processes() {
     let find = |name: &str| plan.processes.iter().find(|process| process.name == name).unwrap();
     assert_eq!((plan.bridge.to_string(), plan.cables[0].mtu, plan.cables[2].mtu), ("fd31:231::1/64".to_owned(), Some(1400), None));
     assert!(line(&plan, "west-manager").ends_with(",tcp://[fd31:231::c]:5001 --registry-url tcp://[fd31:231::1]:5002"));
-    assert!(line(&plan, "east-forwarder").ends_with("--tunnel-ip fd31:231::b"));
+    assert!(line(&plan, "east-forwarder").contains(" --tunnel-ip fd31:231::b "));
     assert_eq!(find("east-manager").env["NSM_EXCLUDED_PREFIXES_FILE"], "/d/f/east-excluded-prefixes.yaml");
     let gateway = find("gateway");
     assert!(line(&plan, "gateway").contains(" --ipam-policy strict "));

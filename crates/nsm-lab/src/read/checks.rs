@@ -89,7 +89,11 @@ fn interface(fields: &mut Fields<'_>) -> Option<Check> {
 
 fn addresses(fields: &mut Fields<'_>) -> Option<Check> {
     let (pod, interface) = (fields.need_text("pod"), fields.need_text("interface"));
-    Some(Check::Addresses { pod, interface, equal: fields.parses("equal", PREFIX) })
+    let (equal, inside) = (fields.parses("equal", PREFIX), fields.parse("inside", PREFIX));
+    if inside.is_some() && fields.take("equal").is_some() {
+        fields.wrong("inside", "and equal say the same in two ways; leave one out");
+    }
+    Some(Check::Addresses { pod, interface, equal, inside })
 }
 
 fn route(fields: &mut Fields<'_>) -> Option<Check> {
@@ -203,5 +207,5 @@ fn ending(fields: &mut Fields<'_>) -> Ending {
 
 fn isolation(fields: &mut Fields<'_>) -> Option<Check> {
     let (from, to) = (fields.need_text("from"), fields.need("to", ADDRESS));
-    Some(Check::Isolation { from, to: to? })
+    Some(Check::Isolation { from, to: to?, at: fields.text("at") })
 }

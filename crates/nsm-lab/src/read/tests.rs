@@ -186,7 +186,8 @@ fn what_wires_carry_is_read_and_each_mistake_in_it_is_named() {
         .replace(", resolvConf: ''", "")
         .replace("protocol: tcp, ", "")
         .replace("kind: NetworkService,", "kind: Lab,")
-        .replace("size: 1400", "size: 7");
+        .replace("size: 1400", "size: 7")
+        .replace("  - write:", "  - addresses: {pod: client, interface: nsm-1, equal: [], inside: 10.0.0.0/8}\n  - write:");
     let all = mistakes(&bad).join("\n");
     for part in [
         "spec.underlay: is \"token-ring\", must be ipv4 or ipv6",
@@ -200,8 +201,9 @@ fn what_wires_carry_is_read_and_each_mistake_in_it_is_named() {
         "spec.clients[0].awareness[1]: is a single value, must be a list of texts",
         "spec.checks[0].way.protocol: is missing: ports are those of tcp or udp",
         "spec.checks[1]: client \"client\" has no resolvConf",
-        "spec.checks[3].apply.service: must be a NetworkService",
-        "spec.checks[4].ping.size: is 7, must be 8 to 65000",
+        "spec.checks[2].addresses.inside: and equal say the same in two ways",
+        "spec.checks[4].apply.service: must be a NetworkService",
+        "spec.checks[5].ping.size: is 7, must be 8 to 65000",
     ] {
         assert!(all.contains(part), "{part} not in\n{all}");
     }

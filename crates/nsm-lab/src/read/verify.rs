@@ -68,7 +68,7 @@ fn name(at: &str, name: &str, notes: &Notes) {
 /// Processes and namespaces are called by these names, so all share one space.
 fn names(lab: &Lab, notes: &Notes) {
     let mut taken = BTreeSet::from(["fabric".to_owned(), "identity".to_owned(), "registry".to_owned(), "lab".to_owned()]);
-    taken.extend(lab.nodes.iter().flat_map(|node| ["manager", "forwarder"].map(|role| format!("{}-{role}", node.name))));
+    taken.extend(lab.nodes.iter().flat_map(|node| ["manager", "forwarder", "packet"].map(|role| format!("{}-{role}", node.name))));
     let mut take = |at: String, text: &str| {
         name(&at, text, notes);
         if !taken.insert(text.to_owned()) {
@@ -156,7 +156,8 @@ fn one_check(at: &str, check: &Check, places: &BTreeSet<&str>, (lab, notes): (&L
     let clients: BTreeSet<&str> = lab.clients.iter().map(|client| client.name.as_str()).collect();
     let nodes: BTreeSet<&str> = lab.nodes.iter().map(|node| node.name.as_str()).collect();
     match check {
-        Check::Ping { from, .. } | Check::Tcp { from, .. } | Check::Isolation { from, .. } => known(at, from, places, notes),
+        Check::Ping { from, .. } | Check::Tcp { from, .. } => known(at, from, places, notes),
+        Check::Isolation { from, at: far, .. } => [from].into_iter().chain(far).for_each(|pod| known(at, pod, places, notes)),
         Check::Interface { pod, .. } | Check::Addresses { pod, .. } | Check::Route { pod, .. } => known(at, pod, places, notes),
         Check::Connections { of: Of::Client { name, .. }, .. } => known(at, name, &clients, notes),
         Check::Connections { of: Of::Node(node), .. } => known(at, node, &nodes, notes),

@@ -75,7 +75,7 @@ pub enum Check {
     Ping { from: String, to: IpAddr, count: u32, expect: Expect, size: usize, whole: bool },
     Tcp { from: String, to: IpAddr, port: u16 },
     Interface { pod: String, name: String, present: bool, mtu: Option<u32> },
-    Addresses { pod: String, interface: String, equal: Vec<IpNet> },
+    Addresses { pod: String, interface: String, equal: Vec<IpNet>, inside: Option<IpNet> },
     Route { pod: String, to: IpNet, via: Option<IpAddr>, dev: Option<String>, present: bool },
     Way { pod: String, packet: Packet, sought: Sought },
     Resolves { pod: String, name: String, to: Vec<IpAddr> },
@@ -91,7 +91,7 @@ pub enum Check {
     Kill { client: String },
     End { process: String, ending: Ending },
     Restart { process: String, ending: Ending },
-    Isolation { from: String, to: IpAddr },
+    Isolation { from: String, to: IpAddr, at: Option<String> },
     Unchanged { pods: Vec<String> },
 }
 
@@ -147,6 +147,7 @@ impl Check {
             Check::Interface { present: false, .. } => "absent".to_owned(),
             Check::Interface { mtu: Some(mtu), .. } => format!("present, MTU {mtu}"),
             Check::Interface { .. } => "present".to_owned(),
+            Check::Addresses { inside: Some(prefix), .. } => format!("all of {prefix}"),
             Check::Addresses { equal, .. } => list(equal),
             Check::Route { present: false, .. } => "absent".to_owned(),
             Check::Route { via, dev, .. } => route_words(*via, dev.as_deref()),
@@ -199,7 +200,7 @@ impl fmt::Display for Check {
             Check::Kill { client } => write!(f, "{client} is killed"),
             Check::End { process, ending } => write!(f, "{process} is ended by {ending}"),
             Check::Restart { process, ending } => write!(f, "{process} is ended by {ending} and started again"),
-            Check::Isolation { from, to } => write!(f, "isolation of {from} to {to}"),
+            Check::Isolation { from, to, .. } => write!(f, "isolation of {from} to {to}"),
             Check::Unchanged { pods } => write!(f, "kernel objects of {}", pods.join(", ")),
         }
     }

@@ -89,6 +89,7 @@
 //! | `tcp: {from, to, port}` | a connection opens and the far end echoes what is sent |
 //! | `interface: {pod, name, present: true, mtu}` | the interface is there (or not), with that MTU |
 //! | `addresses: {pod, interface, equal: []}` | the interface has exactly these addresses (link-local ones aside) |
+//! | `addresses: {pod, interface, inside: prefix}` | it has addresses, all of them of this prefix |
 //! | `route: {pod, to, via, dev, present: true}` | the main table of the pod has it |
 //! | `connections: {client: c, interface, endpoint, mechanism, path, through, avoids}` | the connection of this client has this endpoint, mechanism and way |
 //! | `connections: {node: n, count: 2, within: 30s}` | so many connections pass this node's manager; `within` for 3 s |
@@ -96,7 +97,7 @@
 //! | `refusal: {client, hop, contains: []}` | its last try ended in a sentence by that hop with these words |
 //! | `app: {client, interface, route, reaches: true}` | the application saw this at its very first look, and its peer answered |
 //! | `close: {client}` | after SIGTERM nothing of its vWires remains in any namespace or manager |
-//! | `isolation: {from, to}` | probes sent on this vWire are seen at its two ends and nowhere else |
+//! | `isolation: {from, to, at}` | probes sent on this vWire are seen at its two ends and nowhere else; `at` is the pod at the far end, where several have that address |
 //! | `lasts: {client, interface, for: 8s, within: 30s}` | all that time echoes over this vWire come back, its interface stays the same, and its path's tokens are renewed; with `within`, it is tried again until then |
 //! | `kill: {client}` | after SIGKILL nothing of its vWires remains anywhere as soon as its token has expired |
 //! | `end: {process, signal: TERM}` | the process, called as in `nsm lab ps`, ends by TERM or KILL and stays away |
