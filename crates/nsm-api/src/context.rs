@@ -9,6 +9,10 @@ use std::{fmt, net::IpAddr};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddr(pub [u8; 6]);
 
+/// The hardware address of every interface that carries IP packets and nothing else. Nothing is resolved on such a wire: a
+/// packet goes to the sender's own address, which is the receiver's as well, also behind a passthrough endpoint.
+pub const IP_WIRE_MAC: MacAddr = MacAddr([0x02, b'n', b's', b'm', 0, 1]);
+
 impl fmt::Display for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;

@@ -25,7 +25,8 @@ mod unknown;
 
 pub use connection::{Connection, ConnectionEvent, EventKind, Payload, Request, SegmentPattern, Selector, State};
 pub use context::{
-    ConnectionContext, DnsConfig, DnsContext, EthernetContext, ExtraPrefixRequest, IpContext, IpNeighbor, MacAddr, PolicyRoute, Route,
+    ConnectionContext, DnsConfig, DnsContext, EthernetContext, ExtraPrefixRequest, IP_WIRE_MAC, IpContext, IpNeighbor, MacAddr,
+    PolicyRoute, Route,
 };
 pub use error::{Error, Kind, Result};
 pub use files::{Files, InodeKey};

@@ -12,10 +12,6 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-/// The hardware address of every interface that carries IP packets and nothing else. Nothing is resolved on such a wire:
-/// a packet goes to the sender's own address, which is the receiver's as well, also behind a passthrough endpoint.
-const IP_MAC: MacAddr = MacAddr([0x02, b'n', b's', b'm', 0, 1]);
-
 /// A forwarder: one link between what lies on its two sides, and what the connection's context puts on it.
 pub struct ForwarderWiring {
     /// Keys of encrypted tunnels; `None` where this forwarder makes none.
@@ -55,12 +51,14 @@ impl Wiring for ForwarderWiring {
                 let at = iface(near, &draft.files)?;
                 client_end(&mut wires, &at, context)?;
                 let key = self.key(&draft.connection.id)?;
+                ip_only(&mut wires, &at);
                 wires.insert(Wire::Link(wireguard(at, far, key, [SRC, DST])?));
             }
             (MechanismKind::Wireguard, MechanismKind::Kernel) => {
                 let at = iface(far, &sent.files)?;
                 endpoint_end(&mut wires, &at, context);
                 let key = self.key(&draft.connection.id)?;
+                ip_only(&mut wires, &at);
                 wires.insert(Wire::Link(wireguard(at, near, key, [DST, SRC])?));
             }
             (near, far) => {
@@ -143,7 +141,7 @@ fn vxlan(at: Iface, mechanism: &Mechanism, [local, remote, port]: [&str; 3]) -> 
 }
 
 fn ip_only(wires: &mut Wires, on: &Iface) {
-    wires.insert(Wire::Mac { on: on.clone(), mac: IP_MAC });
+    wires.insert(Wire::Mac { on: on.clone(), mac: IP_WIRE_MAC });
     wires.insert(Wire::NoArp { on: on.clone() });
 }
 

@@ -1,6 +1,6 @@
 //! The userspace packet engine: WireGuard devices on nodes whose kernel has no module for it.
 //!
-//! A device is a TUN interface inside a pod and a UDP socket in the node; the engine carries packets between the two, as
+//! A device is an interface inside a pod and a UDP socket in the node; the engine carries packets between the two, as
 //! any WireGuard peer expects them. It runs in a process of its own (see [`run`] and [`Client`]), so that nothing that
 //! happens to the process that makes connections touches their packets; and the interfaces outlive the engine itself.
 //!

@@ -1,7 +1,7 @@
-//! The few messages to the kernel that a TUN device needs beside its own calls: its alias, its group, its size, its end.
+//! The few messages to the kernel that a device needs beside its own calls: its alias, its group, its size, its end.
 
 use crate::error::refused;
-use nsm_api::{Error, Result};
+use nsm_api::{Error, IP_WIRE_MAC, Result};
 use rustix::{
     io::Errno,
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with, sockopt},
@@ -14,6 +14,7 @@ const RTM_GETLINK: u16 = 18;
 const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
 const ERROR: u16 = 2;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_MTU: u16 = 4;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_GROUP: u16 = 27;
@@ -24,6 +25,7 @@ const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 /// The kernel makes no link-local address.
 const ADDR_GEN_NONE: u8 = 1;
 const IFF_UP: u32 = 1;
+const IFF_NOARP: u32 = 0x80;
 const HEADER: usize = 16;
 const IFINFO: usize = 16;
 const ATTRIBUTE: usize = 4;
@@ -37,7 +39,7 @@ pub(crate) struct Rtnl {
     socket: OwnedFd,
 }
 
-/// What a TUN device is made to be.
+/// What a device is made to be.
 #[derive(Clone, Copy)]
 pub(crate) struct Looks<'a> {
     pub(crate) alias: &'a str,
@@ -77,15 +79,20 @@ impl Rtnl {
         }
         Ok(String::new())
     }
-    /// Gives a link its looks and switches it on.
+    /// Gives a link its looks, among them the address that both ends have and do not ask for, and switches it on.
     pub(crate) fn dress(&self, index: u32, looks: Looks<'_>) -> Result<()> {
         let (mtu, group, segments) = (looks.mtu.to_ne_bytes(), looks.group.to_ne_bytes(), looks.segments.to_ne_bytes());
-        let attributes: [(u16, &[u8]); 4] =
-            [(IFLA_MTU, &mtu), (IFLA_GROUP, &group), (IFLA_IFALIAS, looks.alias.as_bytes()), (IFLA_GSO_MAX_SEGS, &segments)];
+        let attributes: [(u16, &[u8]); 5] = [
+            (IFLA_ADDRESS, &IP_WIRE_MAC.0),
+            (IFLA_MTU, &mtu),
+            (IFLA_GROUP, &group),
+            (IFLA_IFALIAS, looks.alias.as_bytes()),
+            (IFLA_GSO_MAX_SEGS, &segments),
+        ];
         let object = || format!("link {index} of {:?}", looks.alias);
         // As with the kernel's own WireGuard, nothing is said on the wire that nobody asked for. No IPv6, no need.
         let _ = self.ask(RTM_NEWLINK, index, 0, &[(IFLA_AF_SPEC, &nest(AF_INET6, &nest(IFLA_INET6_ADDR_GEN_MODE, &[ADDR_GEN_NONE])))]);
-        self.ask(RTM_NEWLINK, index, IFF_UP, &attributes).map(|_| ()).map_err(|errno| refused(object(), "set it up", errno))
+        self.ask(RTM_NEWLINK, index, IFF_UP | IFF_NOARP, &attributes).map(|_| ()).map_err(|errno| refused(object(), "set it up", errno))
     }
     /// Removes a link; one that is not there is a success.
     pub(crate) fn delete(&self, index: u32) -> Result<()> {

@@ -66,7 +66,7 @@ impl<T> Drop for WipedBox<T> {
     }
 }
 
-/// Makes a TUN device of this name in the namespace of the calling thread, or attaches to the one that is there.
+/// Makes a device of this name that carries frames in the namespace of the calling thread, or attaches to the one that is there.
 pub(crate) fn tun_attach(file: impl AsFd, name: &str) -> Result<(), Errno> {
     // SAFETY: all-zero bytes are a valid ifreq: arrays and integers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -77,7 +77,7 @@ pub(crate) fn tun_attach(file: impl AsFd, name: &str) -> Result<(), Errno> {
     for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *place = byte as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which lives until the call returns.
     checked(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &raw mut request) }).map(|_| ())
 }

@@ -5,7 +5,7 @@ use crate::{
     segment::{
         MAX_PACKET,
         split::Split,
-        vnet::{VNET_BYTES, Vnet},
+        vnet::{HEAD_BYTES, Vnet},
     },
     sys::{BATCH, Run},
     wireguard::{keypair::Keypair, message::TRANSPORT_HEADER_BYTES, peer::Outbox},
@@ -45,7 +45,7 @@ struct Moved {
 
 impl Encap {
     pub(super) fn new() -> Encap {
-        Encap { packet: vec![0; VNET_BYTES + MAX_PACKET], sealed: vec![0; ROOM], end: 0, runs: Vec::with_capacity(BATCH) }
+        Encap { packet: vec![0; HEAD_BYTES + MAX_PACKET], sealed: vec![0; ROOM], end: 0, runs: Vec::with_capacity(BATCH) }
     }
     /// Carries what waits in the interface.
     pub(super) fn serve(&mut self, shared: &Shared, tunnel: &Arc<Tunnel>) -> Progress {
@@ -74,7 +74,7 @@ impl Encap {
         progress
     }
     fn take(&mut self, tunnel: &Tunnel, keypair: &Keypair, read: usize, moved: &mut Moved) {
-        let Some((head, packet)) = self.packet[..read].split_first_chunk::<VNET_BYTES>() else { return };
+        let Some((head, packet)) = self.packet[..read].split_first_chunk::<HEAD_BYTES>() else { return };
         let Some(mut split) = Vnet::parse(head).and_then(|vnet| Split::new(vnet, packet)) else {
             moved.dropped += 1;
             return;

@@ -7,7 +7,7 @@ use super::{
     IPV6_HEADER, MAX_PACKET, SHORTEST_HEADER, TCP, UDP, UDP_HEADER, be16, be32,
     checksum::{fold, pseudo, sum},
     put_ip_length, put16,
-    vnet::{Gso, VNET_BYTES, Vnet},
+    vnet::{Gso, HEAD_BYTES, Vnet},
 };
 use std::{io::IoSlice, ops::Range};
 
@@ -27,9 +27,10 @@ const UDP_CHECKSUM: usize = 6;
 
 /// One packet that will be written: some bytes of headers, then pieces of the buffer.
 struct Group {
-    head: [u8; VNET_BYTES + MAX_HEADERS],
+    head: [u8; HEAD_BYTES + MAX_HEADERS],
     /// Bytes of headers; 0 for a packet that is not joined with any.
     header: usize,
+    ipv6: bool,
     /// Where the header after the IP header begins.
     inner: usize,
     pieces: Vec<Range<usize>>,
@@ -63,8 +64,9 @@ pub(crate) struct Coalescer {
 impl Group {
     fn new() -> Group {
         Group {
-            head: [0; VNET_BYTES + MAX_HEADERS],
+            head: [0; HEAD_BYTES + MAX_HEADERS],
             header: 0,
+            ipv6: false,
             inner: 0,
             pieces: Vec::with_capacity(MAX_JOINED),
             protocol: 0,
@@ -76,11 +78,11 @@ impl Group {
         }
     }
     fn headers(&self) -> &[u8] {
-        &self.head[VNET_BYTES..VNET_BYTES + self.header]
+        &self.head[HEAD_BYTES..HEAD_BYTES + self.header]
     }
     /// Becomes one packet that is not looked into.
-    fn take_whole(&mut self, place: Range<usize>) {
-        (self.header, self.closed) = (0, true);
+    fn take_whole(&mut self, packet: &[u8], place: Range<usize>) {
+        (self.header, self.closed, self.ipv6) = (0, true, packet[0] >> 4 == 6);
         self.pieces.clear();
         self.pieces.push(place);
     }
@@ -88,8 +90,8 @@ impl Group {
     fn open(&mut self, packet: &[u8], candidate: &Candidate, place: Range<usize>) {
         let Candidate { inner, header, protocol, payload, .. } = *candidate;
         (self.inner, self.header, self.protocol) = (inner, header, protocol);
-        (self.segment, self.payload) = (payload, 0);
-        self.head[VNET_BYTES..VNET_BYTES + header].copy_from_slice(&packet[..header]);
+        (self.segment, self.payload, self.ipv6) = (payload, 0, packet[0] >> 4 == 6);
+        self.head[HEAD_BYTES..HEAD_BYTES + header].copy_from_slice(&packet[..header]);
         self.pieces.clear();
         self.closed = false;
         self.follow(packet, candidate, place);
@@ -105,7 +107,7 @@ impl Group {
         if protocol == TCP {
             self.next_sequence = be32(packet, inner + 4).wrapping_add(payload as u32);
             let push = packet[inner + 13] & PSH;
-            self.head[VNET_BYTES + inner + 13] |= push;
+            self.head[HEAD_BYTES + inner + 13] |= push;
             self.closed |= push != 0;
         }
     }
@@ -147,13 +149,13 @@ impl Group {
     /// Completes the headers for the number of packets that were joined.
     fn finish(&mut self) {
         if self.pieces.len() == 1 {
-            self.head[..VNET_BYTES].copy_from_slice(&Vnet::plain(self.header > 0));
+            self.head[..HEAD_BYTES].copy_from_slice(&Vnet::plain(self.header > 0, self.ipv6));
             return;
         }
         let (gso, offset) = if self.protocol == TCP { (Gso::Tcp, TCP_CHECKSUM) } else { (Gso::Udp, UDP_CHECKSUM) };
         let vnet = Vnet { gso, segment: self.segment, checksum: Some((self.inner, offset)) };
-        let (before, headers) = self.head.split_at_mut(VNET_BYTES);
-        before.copy_from_slice(&vnet.bytes(headers[0] >> 4 == 6, self.header));
+        let (before, headers) = self.head.split_at_mut(HEAD_BYTES);
+        before.copy_from_slice(&vnet.bytes(self.ipv6, self.header));
         put_ip_length(headers, self.inner, self.header + self.payload);
         let length = self.header + self.payload - self.inner;
         if self.protocol == UDP {
@@ -216,7 +218,7 @@ impl Coalescer {
         let Some(candidate) = Candidate::of(packet) else {
             // It might belong to any of them.
             open.iter_mut().for_each(|group| group.closed = true);
-            return self.next_group().take_whole(place);
+            return self.next_group().take_whole(packet, place);
         };
         let joinable = candidate.joinable && (self.udp || candidate.protocol == TCP);
         // A packet may pass packets of other flows, but never those of its own: the newest group of the flow decides.
@@ -228,7 +230,7 @@ impl Coalescer {
         }
         match joinable {
             true => self.next_group().open(packet, &candidate, place),
-            false => self.next_group().take_whole(place),
+            false => self.next_group().take_whole(packet, place),
         }
     }
     fn next_group(&mut self) -> &mut Group {
@@ -243,7 +245,7 @@ impl Coalescer {
         for group in &mut self.groups[..self.used] {
             let mut parts = [IoSlice::new(&[]); 1 + MAX_JOINED];
             group.finish();
-            let head = VNET_BYTES + group.header;
+            let head = HEAD_BYTES + group.header;
             parts[0] = IoSlice::new(&group.head[..head]);
             for (part, piece) in parts[1..].iter_mut().zip(&group.pieces) {
                 *part = IoSlice::new(&buffer[piece.clone()]);

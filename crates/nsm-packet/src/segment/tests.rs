@@ -5,7 +5,7 @@ use super::{
     coalesce::{Coalescer, MAX_JOINED},
     ip_length,
     split::Split,
-    vnet::{Gso, VNET_BYTES, Vnet},
+    vnet::{Gso, HEAD_BYTES, Vnet},
 };
 use proptest::prelude::*;
 
@@ -109,7 +109,7 @@ fn join(packets: &[Vec<u8>]) -> Vec<(Vnet, Vec<u8>, bool)> {
     let mut left = Vec::new();
     coalescer.drain(&buffer, |parts| {
         let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-        let (head, packet) = bytes.split_first_chunk::<VNET_BYTES>().unwrap();
+        let (head, packet) = bytes.split_first_chunk::<HEAD_BYTES>().unwrap();
         left.push((Vnet::parse(head).unwrap(), packet.to_vec(), head[0] & 2 != 0));
     });
     left
@@ -203,7 +203,7 @@ proptest! {
 
     /// An offload header that does not fit its packet is refused or cut without a panic.
     #[test]
-    fn strange_offloads_do_no_harm(head in any::<[u8; VNET_BYTES]>(), kind in prop::sample::select(vec![0u8, 1, 4, 5]), bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn strange_offloads_do_no_harm(head in any::<[u8; HEAD_BYTES]>(), kind in prop::sample::select(vec![0u8, 1, 4, 5]), bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let head = { let mut head = head; head[1] = kind; head[4] %= 200; head[5] = 0; head[6] %= 100; head[7] = 0; head[8] %= 30; head[9] = 0; head };
         if let Some(mut split) = Vnet::parse(&head).and_then(|vnet| Split::new(vnet, &bytes)) {
             let mut out = vec![0; split.largest()];
