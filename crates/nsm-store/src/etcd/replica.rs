@@ -40,7 +40,8 @@ type Kept<R> = BTreeMap<Vec<u8>, <R as nsm_registry::Record>::Name>;
 
 /// Why a watch ended.
 enum Ended {
-    Compacted,
+    /// The history that the index rests on is not there: compacted, or of a cluster that was since restored or made anew.
+    Lost,
     Failed(Status),
 }
 
@@ -60,7 +61,7 @@ impl Replica {
             }
             if self.revision > 0 {
                 match self.follow().await {
-                    Ended::Compacted => self.revision = 0,
+                    Ended::Lost => self.revision = 0,
                     Ended::Failed(status) => tracing::debug!(%status, "the watch of the cluster ended, it goes on at the next member"),
                 }
             }
@@ -146,8 +147,10 @@ impl Replica {
                 Ok(response) => response,
                 Err(status) => return Ended::Failed(status),
             };
-            if response.compact_revision > 0 {
-                return Ended::Compacted;
+            // A member that is only behind costs a needless reading.
+            let behind = response.created && response.header.is_some_and(|header| header.revision < self.revision);
+            if response.compact_revision > 0 || behind {
+                return Ended::Lost;
             }
             if response.canceled {
                 return Ended::Failed(Status::new(Code::Cancelled, response.cancel_reason));

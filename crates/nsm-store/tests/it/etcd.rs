@@ -243,6 +243,25 @@ async fn k2_a_compacted_watch_is_brought_up_to_date() {
     follows(&mut watch, &mut known, &["a tcp://1", "b tcp://1/2", "c tcp://1", "z tcp://1"]).await;
 }
 
+/// I6: the cluster is made anew behind the registry's back. What it does not have is not shown any longer, and the
+/// revisions of its former life mean nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i6_a_cluster_that_begins_anew() {
+    let mut cluster = Cluster::start(1).await;
+    let engine = cluster.engine();
+    for number in 0..20 {
+        put(&engine, &format!("e{number:02}"), "tcp://1", None).await.unwrap();
+    }
+    let query = EndpointQuery { url: "tcp".into(), ..EndpointQuery::default() };
+    let mut watch = engine.endpoints().watch(query).await.unwrap();
+    cluster.members[0].kill();
+    fs::remove_dir_all(cluster.directory.path().join("m0")).unwrap();
+    cluster.members[0].start();
+    put_again(&engine, "new", "tcp://2").await;
+    follows(&mut watch, &mut Vec::new(), &["new tcp://2"]).await;
+    assert_eq!(all(&engine).await, ["new tcp://2"]);
+}
+
 async fn put_again(engine: &EtcdEngine, called: &str, url: &str) {
     let start = Instant::now();
     while let Err(error) = put(engine, called, url, None).await {
