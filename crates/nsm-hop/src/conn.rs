@@ -380,7 +380,6 @@ impl Conn {
         if let Some(sent) = plan.sent {
             self.owe(sent);
         }
-        self.monitors.delete(&self.owner.connection);
         info!("connection down");
     }
 
@@ -398,11 +397,15 @@ impl Conn {
         }
         if self.up.is_some() {
             done &= self.restate().await;
-        } else if done && self.held {
-            for part in &self.role.reserve {
-                part.release(&self.owner.connection); // only now may another connection have it
+        } else {
+            // Only when the wire has gone: who hears of it looks whether packets still pass.
+            self.monitors.delete(&self.owner.connection);
+            if done && self.held {
+                for part in &self.role.reserve {
+                    part.release(&self.owner.connection); // only now may another connection have it
+                }
+                self.held = false;
             }
-            self.held = false;
         }
         self.failures = if done { 0 } else { self.failures.saturating_add(1) };
         done
