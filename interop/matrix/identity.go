@@ -13,7 +13,7 @@ func identities(given *setting) []cell {
 	return []cell{{special: "rotation", nodes: 2}, {special: "federation", nodes: 1}, {special: "load", nodes: 1}}
 }
 
-// identityLab: identities are renewed every two seconds, and a manager starts anew meanwhile; or a client and an endpoint
+// identityLab: identities are renewed every three seconds, and a manager starts anew meanwhile; or a client and an endpoint
 // belong to another trust domain, which this one federates with, besides. No echo may be lost.
 func (c cell) identityLab(given *setting) string {
 	if c.special == "load" {
@@ -36,13 +36,13 @@ apiVersion: networkservicemesh.io/v1
 kind: Lab
 metadata: {name: %s}
 spec:
-  identity: {program: [%s], env: {INTEROP_ROTATION: 2s%s}}
+  identity: {program: [%s], env: {INTEROP_ROTATION: 3s%s}}
   nodes:
 %s  endpoints:
   - {name: first, node: node-%d, services: [wire], payload: ETHERNET, cidr: [172.16.1.0/24]}
   clients:
-  - {name: steady, node: node-1, services: ['kernel://wire/nsm-1'], lifetime: 5s, env: {NSM_REQUEST_TIMEOUT: 500ms}}
-  - {name: other, node: node-1, services: ['kernel://wire/nsm-1'], lifetime: 4s, env: {NSM_REQUEST_TIMEOUT: 500ms}}
+  - {name: steady, node: node-1, services: ['kernel://wire/nsm-1'], lifetime: 6s, env: {NSM_REQUEST_TIMEOUT: 1s}}
+  - {name: other, node: node-1, services: ['kernel://wire/nsm-1'], lifetime: 5s, env: {NSM_REQUEST_TIMEOUT: 1s}}
   checks:
   - lasts: {client: steady, interface: nsm-1, for: 10s}
   - lasts: {client: other, interface: nsm-1, for: 3s}
