@@ -30,6 +30,9 @@ fn main() {
     if arguments.first().map(String::as_str) == Some("engine") {
         return engine(&arguments[1..]);
     }
+    if arguments.first().map(String::as_str) == Some("many") {
+        return many(arguments.get(1).map_or(1000, |text| text.parse().unwrap()));
+    }
     let number = |place: usize, default: u64| arguments.get(place).map_or(default, |text| text.parse().unwrap());
     let (span, turns) = (Duration::from_millis(number(0, 400)), number(1, 9));
     let mut kinds = vec![("ours", Kind::Ours), ("wireguard-go", Kind::Go)];
@@ -78,6 +81,45 @@ fn engine(arguments: &[String]) {
     while lines.next().is_some() {}
 }
 
+/// So many devices on each of two nodes: what they take to make, to keep and to remove.
+fn many(count: u32) {
+    let world = World::new(false);
+    let memory = || -> u64 {
+        let text = std::fs::read_to_string("/proc/self/status").unwrap();
+        text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let cpu = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    };
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, rustix::process::Rlimit { current: files.maximum, ..files }).unwrap();
+    for (name, spread) in [("one socket", 0), ("a socket each", 1)] {
+        let engines = (world.a.engine(Timing::default()), world.b.engine(Timing::default()));
+        let (before, begun) = (memory(), Instant::now());
+        for number in 0..count {
+            for (engine, side, other) in [(&engines.0, &world.a, &world.b), (&engines.1, &world.b, &world.a)] {
+                let device = side.numbered(other, number as u16, 20_000 + spread * number as u16);
+                engine.add(device).unwrap();
+            }
+        }
+        let made = begun.elapsed().as_secs_f64();
+        until("all have a session", || engines.0.list().iter().chain(&engines.1.list()).all(|state| state.handshake_age.is_some()));
+        let ready = begun.elapsed().as_secs_f64();
+        let (each, spent, rest) = ((memory() - before) as f64 / f64::from(2 * count), cpu(), Instant::now());
+        thread::sleep(Duration::from_secs(20));
+        let idle = (cpu() - spent) / rest.elapsed().as_secs_f64() * 100.0;
+        let begun = Instant::now();
+        for engine in [&engines.0, &engines.1] {
+            engine.list().iter().for_each(|state| engine.remove(&state.id).unwrap());
+        }
+        let (rate, gone) = (f64::from(2 * count) / made, begun.elapsed().as_secs_f64() * 1e3 / f64::from(2 * count));
+        println!(
+            "{name}: 2 x {count} devices: {rate:.0}/s made, all ready after {ready:.2} s, {each:.1} kB each, {idle:.2} % of a processor at rest, {gone:.2} ms each to remove"
+        );
+    }
+}
+
 /// Two nodes with this implementation between them.
 fn line(kind: Kind) -> (World, [Peer; 2]) {
     let world = World::new(false);
@@ -90,6 +132,9 @@ fn line(kind: Kind) -> (World, [Peer; 2]) {
 
 /// One turn of everything.
 fn measure(world: &World, span: Duration) -> Vec<f64> {
+    if std::env::var_os("TCP").is_some() {
+        return vec![tcp(world, 1, span); 8];
+    }
     let (small, large) = (packets(world, 18, span), packets(world, 1392, span));
     let (blocking, spinning) = (round_trips(world, false, span), round_trips(world, true, span));
     vec![tcp(world, 1, span), tcp(world, 4, span), small, large, blocking.0, blocking.1, spinning.0, spinning.1]

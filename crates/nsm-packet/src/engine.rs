@@ -149,7 +149,7 @@ impl Engine {
         let mut engine = Engine { shared: shared.clone(), node: options.node, table: Mutex::default(), threads: Vec::new() };
         for number in 0..workers(options.workers) {
             let shared = shared.clone();
-            engine.threads.push(spawn(format!("wg-{number}"), move || worker::Worker::new(shared).run())?);
+            engine.threads.push(spawn(format!("wg-{number}"), move || worker::run(&shared))?);
         }
         engine.threads.push(spawn("wg-timers".into(), move || timers::run(&shared))?);
         Ok(engine)
@@ -167,24 +167,36 @@ impl Engine {
             if owner(known.tag()) != owner(&device.tag) {
                 return Err(taken(&id.name, known.tag()));
             }
-            if known.is(&device) && !known.gone() {
+            if known.is(&device) && tun::in_place(&device, known.tun())? {
                 return Ok(known.state(id));
             }
         } else if table.devices.len() >= MAX_DEVICES {
             let reason = format!("the engine has {MAX_DEVICES} devices");
             return Err(Error::new(Kind::Exhausted, format!("device {:?}", id.name), reason, "close connections first"));
         }
-        let old = table.devices.get(&id).filter(|old| !old.gone()).cloned();
-        let path = self.path(&mut table, device.listen, device.endpoint)?;
-        let tun = tun::open(&device, old.as_ref().map(|old| old.tun()))?;
-        table.next = table.next.wrapping_add(1).max(1);
-        let tunnel = Arc::new(Tunnel::new(table.next, device, tun, path, self.shared.parts())?);
-        if let Some(old) = table.devices.insert(id.clone(), tunnel.clone()) {
-            self.shared.detach(&old);
-        }
-        self.shared.attach(&tunnel)?;
+        let replaced = table.devices.get(&id).cloned();
+        let result = self.make(&mut table, device, replaced.as_ref()).and_then(|tunnel| {
+            if let Some(old) = table.devices.insert(id.clone(), tunnel.clone()) {
+                self.shared.detach(&old);
+            }
+            self.shared.attach(&tunnel).inspect_err(|_| {
+                table.devices.remove(&id);
+                self.shared.detach(&tunnel);
+            })?;
+            Ok(tunnel.state(id))
+        });
         self.forget_unused(&mut table);
-        Ok(tunnel.state(id))
+        result
+    }
+    fn make(&self, table: &mut Table, device: Device, replaced: Option<&Arc<Tunnel>>) -> Result<Arc<Tunnel>> {
+        let path = self.path(table, device.listen, device.endpoint)?;
+        if path.has_other(&device.private.public()?, replaced.map(|old| old.number)) {
+            let reason = "another device between the same addresses has the same key, and nobody could tell them apart";
+            return Err(Error::new(Kind::Conflict, format!("device {:?}", device.name), reason, "make a key for each device"));
+        }
+        let tun = tun::open(&device, replaced.map(|old| old.tun()))?;
+        table.next = table.next.wrapping_add(1).max(1);
+        Ok(Arc::new(Tunnel::new(table.next, device, tun, path, self.shared.parts())?))
     }
 
     /// Removes a device and its interface. One that is not there is a success.

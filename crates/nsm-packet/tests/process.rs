@@ -110,13 +110,13 @@ fn many_devices() {
     let _process = Process::start(&world.a.node, &socket);
     let client = Client::new(&socket);
     until("it serves", || client.list().is_ok());
-    let count = 150;
+    let count = 150u16;
     for number in 0..count {
-        let device = nsm_packet::Device { name: format!("wg{number}"), tag: format!("{number:0>255}"), ..world.a.device(&world.b) };
+        let device = nsm_packet::Device { tag: format!("{number:0>255}"), ..world.a.numbered(&world.b, number, common::PORT) };
         client.add(&device).unwrap();
     }
     let listed = client.list().unwrap();
-    assert_eq!(listed.len(), count);
+    assert_eq!(listed.len(), usize::from(count));
     assert!(listed.is_sorted_by(|a, b| a.id < b.id), "in the order of their ids, each once");
 }
 

@@ -147,6 +147,8 @@ fn what_is_not_ours_is_left_alone() {
     engine.add(world.a.device(&world.b)).unwrap();
     let other = nsm_packet::Device { tag: "nsm:other:1".into(), ..world.a.device(&world.b) };
     assert_eq!(engine.add(other).unwrap_err().kind, nsm_api::Kind::Conflict);
+    let twin = nsm_packet::Device { name: "wg2".into(), ..world.a.device(&world.b) };
+    assert_eq!(engine.add(twin).unwrap_err().kind, nsm_api::Kind::Conflict, "nobody could tell the two apart");
     drop(engine);
     let other = nsm_packet::Device { tag: "nsm:other:1".into(), ..world.a.device(&world.b) };
     let engine = world.a.engine(Timing::default());
@@ -197,6 +199,22 @@ fn an_interface_that_vanishes_is_reported() {
     assert!(world.a.pod.link_named("wg").unwrap().is_some());
 }
 
+/// Somebody sets the interface aside, as one does before deleting many: the same device is then a new interface.
+#[test]
+fn an_interface_that_was_renamed_is_not_the_device_any_more() {
+    let world = World::new(false);
+    let engines = (world.a.engine(Timing::default()), world.b.engine(Timing::default()));
+    let before = world.connect(&engines.0, &engines.1).0;
+    world.a.pod.down("wg").unwrap();
+    world.a.pod.rename("wg", "doomed").unwrap();
+    let after = engines.0.add(world.a.device(&world.b)).unwrap();
+    assert_ne!(after.index, before.index);
+    world.a.pod.address_add("wg", "10.7.0.1/24".parse().unwrap()).unwrap();
+    world.a.pod.delete("doomed").unwrap();
+    let (near, far) = (world.a.udp("10.7.0.1:0"), world.b.udp("10.7.0.2:0"));
+    until("packets pass", || echoes(&near, &far, b"x"));
+}
+
 /// A node with many devices: they share sockets where they share addresses, and cost nothing while they rest.
 #[test]
 fn a_hundred_devices_at_rest() {
@@ -207,11 +225,7 @@ fn a_hundred_devices_at_rest() {
     let add = |engine: &Engine, side: &common::Side, other: &common::Side| {
         for number in 0..count {
             // Every second pair of them shares a socket.
-            let port = common::PORT + number / 2;
-            let mut device = side.device(other);
-            device.name = format!("wg{number}");
-            device.listen.set_port(port);
-            device.endpoint.set_port(port);
+            let device = side.numbered(other, number, common::PORT + number / 2);
             engine.add(device).unwrap();
         }
     };

@@ -3,6 +3,7 @@
 
 use super::tunnel::Tunnel;
 use crate::{
+    PublicKey,
     error::refused,
     sys::{self, BATCH, Run},
 };
@@ -48,6 +49,11 @@ impl Path {
         bind(&socket, &listen).map_err(failed("bind it"))?;
         connect(&socket, &endpoint).map_err(failed("connect it"))?;
         Ok(Path { number, socket, endpoint, tunnels: RwLock::default() })
+    }
+    /// Whether a first handshake message for this key would find another device than the one that is being replaced.
+    pub(super) fn has_other(&self, public: &PublicKey, replaced: Option<u32>) -> bool {
+        let tunnels = self.tunnels.read().unwrap_or_else(PoisonError::into_inner);
+        tunnels.values().any(|tunnel| Some(tunnel.number) != replaced && tunnel.public() == public)
     }
     pub(super) fn join(&self, tunnel: &Arc<Tunnel>) {
         self.tunnels.write().unwrap_or_else(PoisonError::into_inner).insert(tunnel.number, tunnel.clone());

@@ -160,6 +160,13 @@ impl Shared {
         let _ = epoll::modify(&self.poll, fd, epoll::EventData::new_u64(data), once());
     }
 
+    /// As [`Shared::listen`], for everything: whoever had it is gone.
+    pub(super) fn listen_to_all(&self) {
+        let tunnels: Vec<_> = self.tunnels.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let paths: Vec<_> = self.paths.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        tunnels.into_iter().map(Ready::Interface).chain(paths.into_iter().map(Ready::Path)).for_each(|ready| self.listen(&ready));
+    }
+
     /// Does what a call of the peer's state left to do, and sees to its timers.
     pub(super) fn settle(&self, tunnel: &Arc<Tunnel>, now: Instant, out: Outbox) {
         tunnel.deliver(now, &out);

@@ -5,8 +5,11 @@ use crate::wireguard::peer::Outbox;
 use std::{
     collections::BTreeSet,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+/// Shortest time between two times that the thread wakes: of many devices several are then served together.
+const SPACING: Duration = Duration::from_millis(20);
 
 /// The queue of what is due: time and number of the device.
 #[derive(Default)]
@@ -46,7 +49,7 @@ impl Timers {
         self.changed.notify_all();
     }
     /// Waits for the next device that is due; nothing when it is over.
-    fn next(&self, shared: &Shared) -> Option<Arc<Tunnel>> {
+    fn next(&self, shared: &Shared, woken: &mut Instant) -> Option<Arc<Tunnel>> {
         let mut queue = self.queue();
         while !shared.stopped() {
             let now = Instant::now();
@@ -55,7 +58,9 @@ impl Timers {
                 continue;
             };
             if due > now {
-                queue = self.changed.wait_timeout(queue, due - now).unwrap_or_else(PoisonError::into_inner).0;
+                let until = due.max(*woken + SPACING);
+                queue = self.changed.wait_timeout(queue, until - now).unwrap_or_else(PoisonError::into_inner).0;
+                *woken = Instant::now();
                 continue;
             }
             queue.remove(&(due, number));
@@ -70,7 +75,8 @@ impl Timers {
 
 /// The thread.
 pub(super) fn run(shared: &Shared) {
-    while let Some(tunnel) = shared.timers.next(shared) {
+    let mut woken = Instant::now();
+    while let Some(tunnel) = shared.timers.next(shared, &mut woken) {
         let (now, mut out) = (Instant::now(), Outbox::default());
         tunnel.peer().tick(now, &mut out);
         shared.settle(&tunnel, now, out);

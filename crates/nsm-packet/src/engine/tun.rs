@@ -39,7 +39,9 @@ pub(super) fn open(device: &Device, known: Option<&Tun>) -> Result<Tun> {
     netns::run_in(Some(device.netns.as_fd()), || {
         let rtnl = Rtnl::new()?;
         let looks = Looks { alias: &device.tag, group: device.group, mtu: device.mtu, segments: MAX_SEGMENTS };
-        if let Some(known) = known {
+        if let Some(known) = known
+            && rtnl.index(&device.name)? == Some(known.index)
+        {
             rtnl.dress(known.index, looks)?;
             return Ok(known.clone());
         }
@@ -51,6 +53,11 @@ pub(super) fn open(device: &Device, known: Option<&Tun>) -> Result<Tun> {
         }
         attach(device, &rtnl, looks)
     })
+}
+
+/// Whether the interface of a device is still there under its name.
+pub(super) fn in_place(device: &Device, known: &Tun) -> Result<bool> {
+    netns::run_in(Some(device.netns.as_fd()), || Ok(Rtnl::new()?.index(&device.name)? == Some(known.index)))
 }
 
 fn attach(device: &Device, rtnl: &Rtnl, looks: Looks<'_>) -> Result<Tun> {

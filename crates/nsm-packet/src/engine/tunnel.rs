@@ -1,12 +1,15 @@
 //! One device: its interface, its socket, its peer, and what went through.
 
 use super::{Counters, Device, DeviceId, DeviceState, age, path::Path, shared::Parts, tun::Tun};
-use crate::wireguard::{
-    keypair::Keypair,
-    macs::Gate,
-    message::TRANSPORT_OVERHEAD,
-    noise::Identity,
-    peer::{Outbox, Peer},
+use crate::{
+    PublicKey,
+    wireguard::{
+        keypair::Keypair,
+        macs::Gate,
+        message::TRANSPORT_OVERHEAD,
+        noise::Identity,
+        peer::{Outbox, Peer},
+    },
 };
 use nsm_api::Result;
 use std::{
@@ -72,6 +75,9 @@ impl Tunnel {
     }
     pub(super) fn tun(&self) -> &Tun {
         &self.tun
+    }
+    pub(super) fn public(&self) -> &PublicKey {
+        &self.identity.public
     }
     /// Largest packet, bytes.
     pub(super) fn mtu(&self) -> usize {

@@ -11,6 +11,7 @@ use super::{
 use rustix::event::{Timespec, epoll};
 use std::{
     mem::MaybeUninit,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -41,8 +42,19 @@ pub(super) enum Progress {
     Gone,
 }
 
+/// The thread. A defect that a packet brings to light costs what was on its way, not the devices of this worker.
+pub(super) fn run(shared: &Arc<Shared>) {
+    while !shared.stopped() {
+        let working = AssertUnwindSafe(|| Worker::new(shared.clone()).run());
+        if std::panic::catch_unwind(working).is_err() {
+            tracing::error!("a worker of the packet engine broke and begins anew: report this as a defect");
+            shared.listen_to_all();
+        }
+    }
+}
+
 /// The state of one thread.
-pub(super) struct Worker {
+struct Worker {
     shared: Arc<Shared>,
     encap: Encap,
     decap: Decap,
@@ -53,7 +65,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>) -> Worker {
+    fn new(shared: Arc<Shared>) -> Worker {
         Worker {
             shared,
             encap: Encap::new(),
@@ -64,7 +76,7 @@ impl Worker {
         }
     }
     /// Works until the engine stops.
-    pub(super) fn run(mut self) {
+    fn run(mut self) {
         while !self.shared.stopped() {
             self.sleep();
             self.busy();

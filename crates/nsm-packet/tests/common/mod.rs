@@ -72,6 +72,20 @@ impl Side {
             endpoint: other.address(),
         }
     }
+    /// One of several devices between the same nodes, with keys of its own.
+    pub(crate) fn numbered(&self, other: &Side, number: u16, port: u16) -> Device {
+        let key = |side: &Side| {
+            let mut secret = side.secret;
+            secret[8..10].copy_from_slice(&number.to_le_bytes());
+            PrivateKey::new(secret).unwrap()
+        };
+        let mut device = self.device(other);
+        (device.private, device.peer) = (key(self), key(other).public().unwrap());
+        device.name = format!("wg{number}");
+        device.listen.set_port(port);
+        device.endpoint.set_port(port);
+        device
+    }
     pub(crate) fn udp(&self, at: &str) -> UdpSocket {
         let socket = netns::run_in_blocking(self.pod.netns(), || UdpSocket::bind(at)).unwrap().unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
