@@ -25,6 +25,7 @@ impl Ledger {
 
     /// Names whose content nothing explains.
     async fn unexplained(&self, engine: &dyn Engine) -> Vec<String> {
+        let shown = |value: &Option<String>| value.as_ref().map_or("nothing", |url| &url[..url.len().min(16)]).to_owned();
         let found: BTreeMap<String, String> =
             all(engine).await.into_iter().map(|line| line.split_once(' ').map(|(name, url)| (name.into(), url.into())).unwrap()).collect();
         let wrong = |(name, possible): &(&String, &Vec<Option<String>>)| !possible.contains(&found.get(*name).cloned());
@@ -32,7 +33,10 @@ impl Ledger {
         self.possible
             .iter()
             .filter(wrong)
-            .map(|(name, possible)| format!("{name}: {:?} not in {possible:?}", found.get(name)))
+            .map(|(name, possible)| {
+                let possible: Vec<_> = possible.iter().map(shown).collect();
+                format!("{name}: {} is none of {possible:?}", shown(&found.get(name).cloned()))
+            })
             .chain(strange)
             .collect()
     }

@@ -201,10 +201,10 @@ impl Subject {
         if let Subject::Durable { disk, chance, engine, .. } = self
             && let Some(engine) = engine.take()
         {
-            Arc::into_inner(engine).expect("the registry was the only other user").close().await;
             if crash {
                 disk.restart(chance);
             }
+            Arc::into_inner(engine).expect("the registry was the only other user").close().await;
         }
     }
 
