@@ -143,6 +143,10 @@ async fn c1_a_full_file_system() {
     };
     assert_eq!(refused.kind, Kind::Exhausted, "{refused}");
     assert_eq!(all(&engine).await.len(), number);
+    engine.close().await;
+    let engine = DurableEngine::open(&root.join("store")).await.expect("a full disk is no reason not to start");
+    assert_eq!(all(&engine).await.len(), number);
+    assert_eq!(put(&engine, "more", &"x".repeat(1 << 20), None).await.unwrap_err().kind, Kind::Exhausted);
     fs::remove_file(&ballast).unwrap();
     tokio::time::sleep(REOPEN_PAUSE).await;
     put(&engine, "after", "tcp://after", None).await.unwrap();
