@@ -145,11 +145,12 @@ struct Table {
 impl Engine {
     /// Starts the threads. There are no devices yet.
     pub fn start(options: Options) -> Result<Engine> {
-        let shared = Arc::new(Shared::new(options.timing)?);
+        let workers = workers(options.workers);
+        let shared = Arc::new(Shared::new(workers, options.timing)?);
         let mut engine = Engine { shared: shared.clone(), node: options.node, table: Mutex::default(), threads: Vec::new() };
-        for number in 0..workers(options.workers) {
+        for number in 0..workers as u32 {
             let shared = shared.clone();
-            engine.threads.push(spawn(format!("wg-{number}"), move || worker::run(&shared))?);
+            engine.threads.push(spawn(format!("wg-{number}"), move || worker::run(number, &shared))?);
         }
         engine.threads.push(spawn("wg-timers".into(), move || timers::run(&shared))?);
         Ok(engine)

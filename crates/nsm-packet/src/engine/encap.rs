@@ -33,6 +33,8 @@ pub(super) struct Encap {
     sealed: Vec<u8>,
     end: usize,
     runs: Vec<Run>,
+    /// Packets come one at a time: each is sent before the next is looked for.
+    single: bool,
 }
 
 /// What one turn moved.
@@ -45,7 +47,7 @@ struct Moved {
 
 impl Encap {
     pub(super) fn new() -> Encap {
-        Encap { packet: vec![0; HEAD_BYTES + MAX_PACKET], sealed: vec![0; ROOM], end: 0, runs: Vec::with_capacity(BATCH) }
+        Encap { packet: vec![0; HEAD_BYTES + MAX_PACKET], sealed: vec![0; ROOM], end: 0, runs: Vec::with_capacity(BATCH), single: false }
     }
     /// Carries what waits in the interface.
     pub(super) fn serve(&mut self, shared: &Shared, tunnel: &Arc<Tunnel>) -> Progress {
@@ -53,7 +55,13 @@ impl Encap {
         let (mut moved, mut progress) = (Moved::default(), Progress::More);
         for _ in 0..TURN {
             match rustix::io::read(&tunnel.tun().file, self.packet.as_mut_slice()) {
-                Ok(read) => self.take(tunnel, &keypair, read, &mut moved),
+                Ok(read) => {
+                    self.take(tunnel, &keypair, read, &mut moved);
+                    if self.single {
+                        self.flush(tunnel, &mut moved);
+                        self.single = false;
+                    }
+                }
                 Err(Errno::AGAIN) => {
                     progress = Progress::Drained;
                     break;
@@ -67,6 +75,7 @@ impl Encap {
             }
         }
         self.flush(tunnel, &mut moved);
+        self.single = moved.packets == 1;
         if moved.packets == 0 && matches!(progress, Progress::Drained) {
             return Progress::Nothing;
         }

@@ -37,6 +37,17 @@ pub(super) enum Ready {
     Nothing,
 }
 
+impl PartialEq for Ready {
+    fn eq(&self, other: &Ready) -> bool {
+        match (self, other) {
+            (Ready::Interface(one), Ready::Interface(two)) => one.number == two.number,
+            (Ready::Path(one), Ready::Path(two)) => one.number == two.number,
+            (Ready::Nothing, Ready::Nothing) => true,
+            _ => false,
+        }
+    }
+}
+
 /// What a device gets to know of its engine.
 pub(super) struct Parts {
     pub(super) indices: Arc<Indices>,
@@ -45,7 +56,8 @@ pub(super) struct Parts {
 
 /// The common state.
 pub(super) struct Shared {
-    pub(super) poll: OwnedFd,
+    /// One for each worker: what is watched there belongs to it alone.
+    polls: Vec<OwnedFd>,
     pub(super) indices: Arc<Indices>,
     pub(super) timers: Timers,
     timing: Timing,
@@ -64,15 +76,17 @@ struct Guard {
 }
 
 impl Shared {
-    pub(super) fn new(timing: Timing) -> Result<Shared> {
+    pub(super) fn new(workers: usize, timing: Timing) -> Result<Shared> {
         let failed = |errno| refused("the packet engine", "open what it waits with", errno);
-        let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
-        // Not once: the bell is heard by all.
-        epoll::add(&poll, &bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN).map_err(failed)?;
+        let poll = || {
+            let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            epoll::add(&poll, &bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN).map(|()| poll)
+        };
+        let polls = (0..workers).map(|_| poll()).collect::<std::result::Result<_, Errno>>().map_err(failed)?;
         let now = Instant::now();
         Ok(Shared {
-            poll,
+            polls,
             indices: Arc::default(),
             timers: Timers::default(),
             timing,
@@ -85,6 +99,11 @@ impl Shared {
     }
     pub(super) fn parts(&self) -> Parts {
         Parts { indices: self.indices.clone(), timing: self.timing }
+    }
+    /// Where this number is watched. Consecutive ones, such as a new socket and its device, go to different workers, so that
+    /// both ways of one device can be busy at once.
+    pub(super) fn poll(&self, number: u32) -> &OwnedFd {
+        &self.polls[number as usize % self.polls.len()]
     }
     pub(super) fn stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
@@ -115,12 +134,8 @@ impl Shared {
         self.tunnels.write().unwrap_or_else(PoisonError::into_inner).insert(tunnel.number, tunnel.clone());
         tunnel.path.join(tunnel);
         let failed = |errno| refused(format!("interface {}", tunnel.tun().index), "watch it", errno);
-        let (file, data, flags) = (tunnel.tun().file.as_fd(), epoll::EventData::new_u64(tunnel.number.into()), once());
-        match epoll::add(&self.poll, file, data, flags) {
-            // The interface was open before, for the device as it was.
-            Err(Errno::EXIST) => epoll::modify(&self.poll, file, data, flags).map_err(failed)?,
-            other => other.map_err(failed)?,
-        }
+        let (file, data, flags) = (tunnel.tun().file.as_fd(), epoll::EventData::new_u64(tunnel.number.into()), edges());
+        epoll::add(self.poll(tunnel.number), file, data, flags).map_err(failed)?;
         let (now, mut out) = (Instant::now(), Outbox::default());
         tunnel.peer().start(now, &mut out)?;
         self.settle(tunnel, now, out);
@@ -132,39 +147,33 @@ impl Shared {
         tunnel.path.leave(tunnel);
         self.timers.cancel(tunnel);
         tunnel.peer().end();
-        if Arc::strong_count(&tunnel.tun().file) == 1 {
-            // One that has gone is not watched.
-            let _ = epoll::delete(&self.poll, tunnel.tun().file.as_fd());
-        }
+        // One that has gone is not watched.
+        let _ = epoll::delete(self.poll(tunnel.number), tunnel.tun().file.as_fd());
     }
     pub(super) fn watch(&self, path: &Arc<Path>) -> Result<()> {
         self.paths.write().unwrap_or_else(PoisonError::into_inner).insert(path.number, path.clone());
         let data = epoll::EventData::new_u64(PATH | u64::from(path.number));
-        epoll::add(&self.poll, &path.socket, data, once()).map_err(|errno| refused("a UDP socket", "watch it", errno))
+        epoll::add(self.poll(path.number), &path.socket, data, edges()).map_err(|errno| refused("a UDP socket", "watch it", errno))
     }
     pub(super) fn unwatch(&self, path: &Path) {
         self.paths.write().unwrap_or_else(PoisonError::into_inner).remove(&path.number);
         // Closing the socket would do the same, a little later.
-        let _ = epoll::delete(&self.poll, &path.socket);
+        let _ = epoll::delete(self.poll(path.number), &path.socket);
     }
-    /// Whoever waits next hears when there is something to be read again. One that has gone is not watched any more.
-    pub(super) fn listen(&self, ready: &Ready) {
-        // Held until it is done: the interface may be taken over by the same device with other keys.
-        let tunnels = self.tunnels.read().unwrap_or_else(PoisonError::into_inner);
-        let (fd, data) = match ready {
-            Ready::Interface(tunnel) if !tunnels.contains_key(&tunnel.number) => return,
-            Ready::Interface(tunnel) => (tunnel.tun().file.as_fd(), u64::from(tunnel.number)),
-            Ready::Path(path) => (path.socket.as_fd(), PATH | u64::from(path.number)),
+    /// Tells again of something that has been told of already. One that has gone is not watched any more.
+    fn tell_again(&self, ready: &Ready) {
+        let (poll, fd, data) = match ready {
+            Ready::Interface(tunnel) => (self.poll(tunnel.number), tunnel.tun().file.as_fd(), u64::from(tunnel.number)),
+            Ready::Path(path) => (self.poll(path.number), path.socket.as_fd(), PATH | u64::from(path.number)),
             Ready::Nothing => return,
         };
-        let _ = epoll::modify(&self.poll, fd, epoll::EventData::new_u64(data), once());
+        let _ = epoll::modify(poll, fd, epoll::EventData::new_u64(data), edges());
     }
-
-    /// As [`Shared::listen`], for everything: whoever had it is gone.
-    pub(super) fn listen_to_all(&self) {
+    /// Tells again of everything: a worker has forgotten what it knew.
+    pub(super) fn tell_all_again(&self) {
         let tunnels: Vec<_> = self.tunnels.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         let paths: Vec<_> = self.paths.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        tunnels.into_iter().map(Ready::Interface).chain(paths.into_iter().map(Ready::Path)).for_each(|ready| self.listen(&ready));
+        tunnels.into_iter().map(Ready::Interface).chain(paths.into_iter().map(Ready::Path)).for_each(|ready| self.tell_again(&ready));
     }
 
     /// Does what a call of the peer's state left to do, and sees to its timers.
@@ -174,7 +183,7 @@ impl Shared {
             if out.gave_up {
                 purge(tunnel);
             }
-            self.listen(&Ready::Interface(tunnel.clone()));
+            self.tell_again(&Ready::Interface(tunnel.clone()));
         }
         let deadline = tunnel.peer().deadline();
         self.timers.at_latest(tunnel, deadline);
@@ -199,8 +208,9 @@ impl Shared {
     }
 }
 
-fn once() -> epoll::EventFlags {
-    epoll::EventFlags::IN | epoll::EventFlags::ONESHOT
+/// Only what is new is told: whoever hears of it reads until nothing is left.
+fn edges() -> epoll::EventFlags {
+    epoll::EventFlags::IN | epoll::EventFlags::ET
 }
 
 /// Drops the packets that waited for a session which never came.

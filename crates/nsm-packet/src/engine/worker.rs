@@ -1,7 +1,7 @@
 //! A thread that carries packets: it waits while nothing moves, and polls what just moved while more is likely.
 //!
-//! An interface or a socket is heard of once and then belongs to the worker that heard of it, until that worker hands it
-//! back. Meanwhile nobody is woken for it, which for a busy flow is most of the cost.
+//! Each interface and each socket belongs to one worker, so that no other is woken for it, nothing is reordered, and a
+//! sender finds its receiver awake while packets move: for a busy flow waking is most of the cost.
 
 use super::{
     decap::Decap,
@@ -29,32 +29,33 @@ const RESPITE: Duration = Duration::from_millis(20);
 /// While packets move, others are looked for once in so many rounds.
 const ROUNDS: u32 = 8;
 
-/// What serving something came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What serving something came to, from nothing to most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Progress {
-    /// Packets moved, and there may be more.
-    More,
-    /// Packets moved, and there are no more.
-    Drained,
-    /// There was nothing.
-    Nothing,
     /// It is not to be served any more, until somebody says so.
     Gone,
+    /// There was nothing.
+    Nothing,
+    /// Packets moved, and there are no more.
+    Drained,
+    /// Packets moved, and there may be more.
+    More,
 }
 
 /// The thread. A defect that a packet brings to light costs what was on its way, not the devices of this worker.
-pub(super) fn run(shared: &Arc<Shared>) {
+pub(super) fn run(number: u32, shared: &Arc<Shared>) {
     while !shared.stopped() {
-        let working = AssertUnwindSafe(|| Worker::new(shared.clone()).run());
+        let working = AssertUnwindSafe(|| Worker::new(number, shared.clone()).run());
         if std::panic::catch_unwind(working).is_err() {
             tracing::error!("a worker of the packet engine broke and begins anew: report this as a defect");
-            shared.listen_to_all();
+            shared.tell_all_again();
         }
     }
 }
 
 /// The state of one thread.
 struct Worker {
+    number: u32,
     shared: Arc<Shared>,
     encap: Encap,
     decap: Decap,
@@ -65,8 +66,9 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(shared: Arc<Shared>) -> Worker {
+    fn new(number: u32, shared: Arc<Shared>) -> Worker {
         Worker {
+            number,
             shared,
             encap: Encap::new(),
             decap: Decap::new(),
@@ -96,30 +98,26 @@ impl Worker {
             self.spin = if self.spin <= MIN_SPIN { Duration::ZERO } else { self.spin / 2 };
         }
     }
-    /// Serves what is hot until it has been quiet for a while; then it is handed back.
+    /// Serves what is hot until it has been read empty and then quiet for a while.
     fn busy(&mut self) {
         let (mut round, mut moved_at) = (0u32, Instant::now());
         while !self.hot.is_empty() && !self.shared.stopped() {
-            let moved = self.serve_all();
+            let most = self.serve_all();
             round = round.wrapping_add(1);
+            if most == Progress::Drained && self.spin.is_zero() {
+                break; // what came meanwhile is told
+            }
+            let moved = most >= Progress::Drained;
             if moved {
                 moved_at = Instant::now();
             }
-            if !moved || round.is_multiple_of(ROUNDS) {
-                self.look(Some(Duration::ZERO));
-            }
-            if !moved {
-                if moved_at.elapsed() >= self.spin {
-                    break;
-                }
-                if !self.offer_processor() {
-                    break;
-                }
+            // What was told of is not told again: it must be served before the end.
+            let told = (!moved || round.is_multiple_of(ROUNDS)) && self.look(Some(Duration::ZERO));
+            if !moved && !told && (moved_at.elapsed() >= self.spin || !self.offer_processor()) {
+                break;
             }
         }
-        for ready in self.hot.drain(..) {
-            self.shared.listen(&ready);
-        }
+        self.hot.clear();
     }
     /// Lets others run. Whether polling goes on: it does not where somebody else needs the processor, because a thread that
     /// gives way waits for its turn, while one that sleeps is woken at once.
@@ -133,40 +131,43 @@ impl Worker {
         }
         alone
     }
-    /// One turn for each. Whether anything moved.
-    fn serve_all(&mut self) -> bool {
-        let mut moved = false;
-        let mut number = 0;
+    /// One turn for each. The most that any of them came to.
+    fn serve_all(&mut self) -> Progress {
+        let (mut most, mut number) = (Progress::Gone, 0);
         while number < self.hot.len() {
             let progress = match &self.hot[number] {
                 Ready::Interface(tunnel) => self.encap.serve(&self.shared, tunnel),
                 Ready::Path(path) => self.decap.serve(&self.shared, path),
                 Ready::Nothing => Progress::Gone,
             };
-            moved |= matches!(progress, Progress::More | Progress::Drained);
+            most = most.max(progress);
             if progress == Progress::Gone {
                 self.hot.swap_remove(number);
             } else {
                 number += 1;
             }
         }
-        moved
+        most
     }
-    /// Takes over what has something to be read; with `None` waits until there is something.
-    fn look(&mut self, timeout: Option<Duration>) {
+    /// Takes over what has something to be read; with `None` waits until there is something. Whether there was.
+    fn look(&mut self, timeout: Option<Duration>) -> bool {
         let room = MAX_HOT - self.hot.len();
         if room == 0 {
-            return;
+            return false;
         }
         let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; MAX_HOT];
         let timeout = timeout.map(|timeout| Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: 0 });
         // Interrupted: the caller looks again.
-        let Ok((ready, _)) = epoll::wait(&self.shared.poll, &mut events[..room], timeout.as_ref()) else { return };
+        let Ok((ready, _)) = epoll::wait(self.shared.poll(self.number), &mut events[..room], timeout.as_ref()) else { return false };
+        let any = !ready.is_empty();
         for event in ready.iter() {
             match self.shared.ready(event.data.u64()) {
                 Ready::Nothing => {}
+                // Told of what came while it is being served.
+                ready if self.hot.contains(&ready) => {}
                 ready => self.hot.push(ready),
             }
         }
+        any
     }
 }
