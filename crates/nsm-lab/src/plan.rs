@@ -347,7 +347,11 @@ fn identity(lab: &Lab, files: &Files, others: &[Spec]) -> Spec {
 }
 
 fn registry(lab: &Lab) -> Spec {
-    spec(Role::Registry, "registry", lab.namespace(FABRIC), Args::new(&["registry"]).with("--listen-on", registry_url(lab)))
+    let args = Args::new(&["registry"]).with("--listen-on", registry_url(lab));
+    let mut spec = spec(Role::Registry, "registry", lab.namespace(FABRIC), args);
+    // By itself it would keep registrations in a directory of the machine.
+    spec.env.insert("NSM_STORE".to_owned(), "memory".to_owned());
+    spec
 }
 
 /// A process of a node, which knows the node's name and how long its tokens live.
