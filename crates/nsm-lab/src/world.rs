@@ -179,7 +179,9 @@ impl World {
         self.start(&spec)?;
         self.save()?;
         self.ready(name).await?;
-        if spec.role == Role::Registry { self.services().await } else { Ok(()) }
+        // A registry that keeps nothing is told again; of the others it is to be seen that they need not be.
+        let forgets = spec.role == Role::Registry && spec.env.get("NSM_STORE").is_some_and(|store| store == "memory");
+        if forgets { self.services().await } else { Ok(()) }
     }
 
     fn spec(&self, name: &str) -> Result<crate::plan::Spec> {
