@@ -14,7 +14,7 @@ use std::io::{ErrorKind, Write};
 pub enum BenchCommand {
     /// What a vWire carries, beside a bare kernel device: throughput, packet rate, round trip.
     Wire(WireArgs),
-    /// From Request to first packet: one at a time, many at once, memory, and where the time goes.
+    /// From Request to first packet: one at a time, many at once, memory, every part.
     Setup(SetupArgs),
     /// What a registry costs: Register, Find, changes to many watchers, memory, restart.
     Registry(RegistryArgs),

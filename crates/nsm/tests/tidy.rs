@@ -98,12 +98,13 @@ fn nothing_is_unbounded_or_left_out() {
 #[test]
 fn dependencies_point_one_way() {
     let outside = ["tonic", "tonic-prost", "hyper", "hyper-util", "h2", "rustix", "libc", "rustls", "tokio-rustls"];
-    let rules: [(&str, &[&str]); 8] = [
+    let rules: [(&str, &[&str]); 9] = [
         ("nsm-dns", &["nsm-hop", "nsm-registry", "nsm-identity", "nsm-grpc", "nsm-linux", "nsm-lab", "tonic"]),
         ("nsm-packet", &["nsm-hop", "nsm-registry", "nsm-identity", "nsm-grpc", "nsm-linux", "nsm-lab", "tokio", "tonic"]),
         ("nsm-api", &["tokio", "nsm-hop", "nsm-registry", "nsm-identity", "nsm-grpc", "nsm-linux", "nsm-lab"]),
         ("nsm-hop", &["nsm-registry", "nsm-identity", "nsm-grpc", "nsm-linux", "nsm-lab"]),
         ("nsm-registry", &["nsm-hop", "nsm-identity", "nsm-grpc", "nsm-linux", "nsm-lab"]),
+        ("nsm-store", &["nsm-hop", "nsm-identity", "nsm-grpc", "nsm-linux", "nsm-lab"]),
         ("nsm-identity", &["nsm-hop", "nsm-registry", "nsm-grpc", "nsm-linux", "nsm-lab"]),
         ("nsm-grpc", &["nsm-hop", "nsm-registry", "nsm-linux", "nsm-lab"]),
         ("nsm-linux", &["nsm-registry", "nsm-identity", "nsm-grpc", "nsm-lab", "tonic"]),

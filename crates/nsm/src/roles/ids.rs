@@ -27,14 +27,13 @@ pub(super) enum Ids {
 impl Ids {
     /// From `--state-dir` and `--name`, where the role has them.
     pub(super) fn read(settings: &mut Settings) -> Ids {
-        if !settings.has("state-dir") {
+        if !settings.has("state-dir") || !settings.has("name") {
             return Ids::Unused;
         }
         let file = file_name(&settings.words("name").concat());
         match settings.optional::<PathBuf>("state-dir") {
             Some(dir) => Ids::At(dir.join(file)),
-            None => default_dir(|name| env::var_os(name), rustix::process::geteuid().is_root())
-                .map_or(Ids::Nowhere, |dir| Ids::Preferred(dir.join(file))),
+            None => default_directory().map_or(Ids::Nowhere, |dir| Ids::Preferred(dir.join(file))),
         }
     }
 
@@ -54,7 +53,11 @@ impl Ids {
     }
 }
 
-/// Where programs of this user keep their state.
+/// Where programs of this user keep their state, by the environment of this process.
+pub(super) fn default_directory() -> Option<PathBuf> {
+    default_dir(|name| env::var_os(name), rustix::process::geteuid().is_root())
+}
+
 fn default_dir(variable: impl Fn(&str) -> Option<OsString>, root: bool) -> Option<PathBuf> {
     let given = |name| variable(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
     match given("XDG_STATE_HOME") {

@@ -19,6 +19,7 @@ pub mod packet;
 pub mod process;
 pub mod registration;
 pub mod registry;
+mod store;
 mod tunnels;
 
 use crate::program::Program;

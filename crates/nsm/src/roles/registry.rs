@@ -3,13 +3,14 @@
 use super::{
     guard,
     process::{self, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
+    store::{self, Place},
 };
 use crate::{
     context::Context,
     settings::{Opt, Settings, Shape},
 };
 use nsm_api::{RegistryApi, Result, Target};
-use nsm_registry::{MemoryEngine, Registry};
+use nsm_registry::{Engine, MemoryEngine, Registry};
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -22,6 +23,11 @@ pub const OPTIONS: &[Opt] = &[
     DIAL_TIMEOUT,
     Opt::new("listen-on", "NSM_LISTEN_ON", "tcp://:5002", Shape::Targets, "Where to listen"),
     Opt::new("expire-period", "NSM_EXPIRE_PERIOD", "1m", Shape::Duration, "Longest life of an endpoint without another Register"),
+    store::STORE,
+    store::STATE_DIR,
+    store::ETCD_CA,
+    store::ETCD_CERTIFICATE,
+    store::ETCD_KEY,
     Opt::accepted("proxy-registry-url", "NSM_PROXY_REGISTRY_URL"),
     guard::SERVER_POLICIES,
     // For the registry of other domains, which is not asked yet.
@@ -33,16 +39,22 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let common = Common::read(&mut settings);
     let listen: Vec<Target> = settings.list("listen-on");
     let expire: Duration = settings.duration("expire-period");
+    let place = Place::read(&mut settings);
     let policies = guard::server_policies(&mut settings);
     settings.finish()?;
 
+    let registry = over(place.open().await?, expire);
     let process = Process::start(&common, &context).await?;
-    let served = process.serve(listen, None, Some(guard::server(memory(expire), policies)), &context).await?;
+    let served = process.serve(listen, None, Some(guard::server(registry, policies)), &context).await?;
     context.notify.ready();
     process::ended(served).await
 }
 
 /// A registry that forgets when the process ends; its endpoints register again by themselves.
 pub(super) fn memory(expire: Duration) -> Arc<dyn RegistryApi> {
-    Arc::new(Registry::new(Arc::new(MemoryEngine::new()), Arc::new(SystemTime::now)).with_expire_period(expire))
+    over(Arc::new(MemoryEngine::new()), expire)
+}
+
+fn over(engine: Arc<dyn Engine>, expire: Duration) -> Arc<dyn RegistryApi> {
+    Arc::new(Registry::new(engine, Arc::new(SystemTime::now)).with_expire_period(expire))
 }

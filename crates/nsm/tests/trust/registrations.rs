@@ -32,6 +32,7 @@ fn client_policies() -> PolicySet {
 /// A registry as `nsm registry` runs it.
 fn start_registry(world: &World, policies: Option<&str>) -> tokio::task::JoinHandle<Result<()>> {
     let mut variables = vec![("SPIFFE_ENDPOINT_SOCKET", world.url("registry.id")), ("NSM_LISTEN_ON", world.url("registry.sock"))];
+    variables.push(("NSM_STORE", "memory".to_owned()));
     variables.extend(policies.map(|masks| ("NSM_REGISTRY_SERVER_POLICIES", masks.to_owned())));
     let settings = Settings::new("registry", registry::OPTIONS).with_environment(variables);
     tokio::spawn(registry::run(settings, world.context.clone()))
