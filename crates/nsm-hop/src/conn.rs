@@ -6,17 +6,20 @@
 //! and Close. The caller awaits an answer; the task owns the work, so a caller may vanish at any time.
 
 mod measure;
+mod memory;
 mod news;
 mod owed;
 mod refusal;
 
 pub use measure::{Measured, Side};
+pub use memory::RESTORE_SPREAD;
 pub use news::{LOOK_PAUSE, REBUILD_PAUSE};
 pub use owed::{MAX_OWED, OWED_LIFE};
 pub(crate) use refusal::not_yours;
 
 use crate::{
     diff::diff,
+    journal::{Agreed, Journal},
     kernel::{Owner, Wire, Wires},
     monitor::Monitors,
     path,
@@ -24,6 +27,7 @@ use crate::{
     watch::{Seat, Watches, What},
 };
 use futures::future::OptionFuture;
+use memory::{Marks, Spared};
 use news::Trouble;
 use nsm_api::*;
 use owed::{Owed, repay};
@@ -76,6 +80,8 @@ pub(crate) struct Entered {
     pub(crate) return_index: u32,
     /// The token of ours that the caller knows of.
     pub(crate) shown: String,
+    /// That token was made by a former process of this hop.
+    pub(crate) former_life: bool,
 }
 
 /// A Close that has entered this hop's path.
@@ -108,6 +114,15 @@ pub(crate) struct Conn {
     up: Option<Box<Plan>>,
     /// Kernel objects that may exist because of us.
     touched: Wires,
+    /// Agreements that `touched` follows from, besides the one that is up.
+    former: Vec<Agreed>,
+    /// What a former life made that we know nothing of yet.
+    spared: Option<Spared>,
+    journal: Option<Arc<dyn Journal>>,
+    /// What the journal says.
+    noted: Option<Marks>,
+    /// The Request at hand is for something that a former life had: if it fails, nobody behind hears of it.
+    sparing: bool,
     /// Next hops that may hold something because of us.
     owed: Vec<Owed>,
     /// The next hop agreed to something that we then did not commit: it must hear the committed again.
@@ -143,11 +158,12 @@ pub(crate) struct Place {
     pub(crate) watches: Watches,
     pub(crate) liveness: Option<Arc<dyn Liveness>>,
     pub(crate) mailbox: mpsc::WeakSender<Event>,
+    pub(crate) journal: Option<Arc<dyn Journal>>,
 }
 
 impl Conn {
     pub(crate) fn new(id: ConnectionId, place: Place) -> Conn {
-        let Place { role, monitors, watches, liveness, mailbox } = place;
+        let Place { role, monitors, watches, liveness, mailbox, journal } = place;
         let now = Instant::now();
         Conn {
             owner: Owner { hop: role.name.clone(), connection: id, generation: role.generation },
@@ -155,6 +171,11 @@ impl Conn {
             monitors,
             up: None,
             touched: Wires::new(),
+            former: Vec::new(),
+            spared: None,
+            journal,
+            noted: Some(Marks::default()),
+            sparing: false,
             owed: Vec::new(),
             drifted: false,
             held: false,
@@ -177,12 +198,17 @@ impl Conn {
     async fn request(&mut self, incoming: &Incoming) -> Result<Answer> {
         let deadline = Instant::now() + incoming.caller.timeout.unwrap_or(self.role.timing.request_timeout);
         let draft = self.admit(incoming)?;
+        self.sparing = incoming.entered.former_life && self.up.is_none() && draft.connection.state != State::ReselectRequested;
         if self.up.is_some() && draft.connection.state == State::ReselectRequested {
             self.down();
             self.settle(self.role.timing.close_timeout).await; // whatever it could not reach is owed, and does not stop a new start
         }
         match self.establish(draft, incoming, deadline).await {
-            Ok(plan) => Ok(self.commit(plan)),
+            Ok(plan) => {
+                let answer = self.commit(plan);
+                self.note().await;
+                Ok(answer)
+            }
             Err(error) => {
                 self.coming = None;
                 self.settle(self.role.timing.close_timeout).await; // back to the last commit, or to nothing
@@ -231,7 +257,12 @@ impl Conn {
 
     async fn finish(&mut self, draft: Draft, sent: Option<Sent>, incoming: &Incoming) -> Result<Plan> {
         let mut plan = self.plan(draft, sent, incoming)?;
-        self.wire(&plan.wires.now).await?;
+        self.spare(&plan).await?;
+        self.note_plan(&plan).await;
+        if let Err(error) = self.wire(&plan.wires.now).await {
+            self.note_failure(&plan);
+            return Err(error);
+        }
         self.note_metrics(&mut plan).await;
         Ok(plan)
     }
@@ -260,11 +291,15 @@ impl Conn {
             let mut sent = Sent { candidate, connection: request.connection.clone(), request, files };
             // Before it is asked, so that nothing it says about its answer is missed.
             self.coming = self.listen(&sent);
-            if let Some(old) = before.as_ref().filter(|old| old.candidate.target != sent.candidate.target) {
-                // The way changes: the hops behind may be the same, and must not hear of the old way later.
+            let old = before.as_ref().filter(|old| old.candidate.target != sent.candidate.target);
+            if let Some(old) = old {
                 self.owe(old.clone());
-                self.repay(self.role.timing.close_timeout).await;
                 self.drifted = true;
+            }
+            self.note_ask(draft, &sent).await;
+            if old.is_some() {
+                // The way changes: the hops behind may be the same, and must not hear of the old way later.
+                self.repay(self.role.timing.close_timeout).await;
             }
             let answered = match self.ask(&sent, deadline).await {
                 Ok(answer) => {
@@ -318,17 +353,7 @@ impl Conn {
         }
         self.role.reserve.iter().try_for_each(|part| part.review(&draft))?;
         let wires = self.role.wiring.wires(&draft, sent.as_ref())?;
-        let (now, wall) = (Instant::now(), self.role.issuer.now());
-        let path = &draft.connection.path;
-        let (expires, refresh) = match self.role.standing {
-            Standing::Origin => (None, Some(now + path::refresh_delay(path, wall).unwrap_or(self.role.timing.retry_min))),
-            Standing::Server => {
-                let left =
-                    path.previous().and_then(|segment| segment.expires).and_then(|end| end.duration_since(wall).ok()).unwrap_or_default();
-                let farewell = left.mul_f64(FAREWELL_SHARE).min(2 * self.role.timing.close_timeout);
-                (Some(now + left - farewell), None)
-            }
-        };
+        let (expires, refresh) = self.deadlines(&draft.connection.path);
         Ok(Plan {
             connection: draft.connection,
             files: draft.files,
@@ -336,7 +361,7 @@ impl Conn {
             sent,
             asked_by: incoming.caller.identity.clone(),
             return_index: incoming.entered.return_index,
-            committed: now,
+            committed: Instant::now(),
             expires,
             refresh,
         })
@@ -347,7 +372,9 @@ impl Conn {
         if let Some(seat) = self.coming.take() {
             self.seat = Some(seat);
         }
-        (self.trouble, self.wanted) = (None, None);
+        (self.trouble, self.wanted, self.spared) = (None, None, None);
+        self.former.clear();
+        self.sparing = false;
         let plan = self.up.insert(Box::new(plan));
         plan.committed = Instant::now();
         self.given.truncate(MAX_GIVEN - 1);
@@ -373,8 +400,10 @@ impl Conn {
 
     /// The connection is no longer wanted. [`Conn::settle`] makes it so.
     fn down(&mut self) {
+        self.spared = None;
         let Some(plan) = self.up.take().map(|plan| *plan) else { return };
         self.seat = None;
+        self.remember(plan.agreed());
         self.touched.extend(plan.wires.now);
         self.touched.extend(plan.wires.later);
         if let Some(sent) = plan.sent {
@@ -387,28 +416,43 @@ impl Conn {
     /// Says whether all of it could be done; what could not is tried again at the next wake.
     /// `patience` bounds each Close.
     async fn settle(&mut self, patience: Duration) -> bool {
-        let desired = self.up.as_ref().map(|plan| plan.wires.now.union(&plan.wires.later).cloned().collect()).unwrap_or_default();
+        self.note().await; // a successor must know what may be left, before anything goes
+        let desired = self.desired();
         // Side by side: the kernel takes its time to remove a device, and so do the hops behind.
         let wired = wire(&self.role, &self.owner, &mut self.touched, &desired);
         let (wired, mut done) = futures::future::join(wired, repay(&self.role, &mut self.owed, patience)).await;
-        if let Err(error) = wired {
-            warn!(%error, "kernel not settled");
-            done = false;
+        match wired {
+            Ok(()) => self.former.clear(),
+            Err(error) => {
+                warn!(%error, "kernel not settled");
+                done = false;
+            }
         }
         if self.up.is_some() {
             done &= self.restate().await;
         } else {
             // Only when the wire has gone: who hears of it looks whether packets still pass.
             self.monitors.delete(&self.owner.connection);
-            if done && self.held {
+            if done && self.held && self.spared.is_none() {
                 for part in &self.role.reserve {
                     part.release(&self.owner.connection); // only now may another connection have it
                 }
                 self.held = false;
             }
         }
+        self.note().await;
         self.failures = if done { 0 } else { self.failures.saturating_add(1) };
         done
+    }
+
+    /// What should be: what is agreed; without that, for a while, what a former life had.
+    fn desired(&mut self) -> Wires {
+        self.spared = self.spared.take().filter(|spared| spared.until > Instant::now());
+        match (&self.up, &self.spared) {
+            (Some(plan), _) => plan.wires.now.union(&plan.wires.later).cloned().collect(),
+            (None, Some(spared)) => spared.wires.clone(),
+            (None, None) => Wires::new(),
+        }
     }
 
     /// Brings the kernel from what is to `desired`. What waits for interfaces of others is left for later.
@@ -529,12 +573,14 @@ impl Conn {
             let refresh = plan.refresh.filter(|_| self.failures == 0 && self.trouble.is_none());
             plan.expires.into_iter().chain(refresh)
         });
-        self.wake = deadlines.chain(news).chain([now + soon]).min().unwrap_or(now);
+        let spared = self.spared.as_ref().map(|spared| spared.until);
+        self.wake = deadlines.chain(news).chain(spared).chain([now + soon]).min().unwrap_or(now);
     }
 
     /// Whether nothing is left that this task would have to look after.
     fn idle(&self) -> bool {
-        self.up.is_none() && self.owed.is_empty() && self.touched.is_empty() && !self.held && self.wanted.is_none()
+        let nothing = self.owed.is_empty() && self.touched.is_empty() && self.spared.is_none();
+        self.up.is_none() && nothing && !self.held && self.wanted.is_none()
     }
 
     /// Resolves when an interface has appeared that later wires wait for.

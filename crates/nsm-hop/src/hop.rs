@@ -2,6 +2,7 @@
 
 use crate::{
     conn::{self, Closing, Conn, Entered, Event, Incoming, Measured, Place, Reply},
+    journal::{Journal, Record},
     monitor::Monitors,
     path,
     role::{Liveness, Role, Standing},
@@ -13,6 +14,7 @@ use nsm_api::*;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -42,19 +44,40 @@ pub struct Hop {
     monitors: Monitors,
     watches: Watches,
     liveness: Option<Arc<dyn Liveness>>,
+    journal: Option<Arc<dyn Journal>>,
     tasks: Tasks,
+    /// Wall clock at its start.
+    started: SystemTime,
 }
 
 impl Hop {
     /// A hop without connections.
     pub fn new(role: Role) -> Hop {
         let (role, monitors) = (Arc::new(role), Monitors::default());
-        Hop { watches: Watches::new(role.clone(), monitors.clone()), role, monitors, liveness: None, tasks: Tasks::default() }
+        let (watches, started) = (Watches::new(role.clone(), monitors.clone()), role.issuer.now());
+        Hop { watches, role, monitors, liveness: None, journal: None, tasks: Tasks::default(), started }
     }
     /// With a look at the packets of its connections, which are then mended without waiting for news. For an origin, before it
     /// is asked anything.
     pub fn with_liveness(mut self, liveness: Arc<dyn Liveness>) -> Hop {
         self.liveness = Some(liveness);
+        self
+    }
+    /// With a journal, and with the connections that a former process left in it. Before it is asked anything.
+    ///
+    /// First all of them get what they held, so that nothing is given to anybody else; then each is taken up as it was,
+    /// or brought to its end.
+    pub fn with_journal(mut self, journal: Arc<dyn Journal>, records: Vec<Record>) -> Hop {
+        self.journal = Some(journal);
+        for (record, part) in records.iter().flat_map(|record| self.role.reserve.iter().map(move |part| (record, part))) {
+            record.up.iter().chain(&record.former).for_each(|agreed| part.restore(&agreed.connection));
+        }
+        for record in records.into_iter().take(MAX_CONNECTIONS) {
+            let (id, (sender, mailbox)) = (record.id.clone(), mpsc::channel(MAX_MAILBOX));
+            let conn = Conn::restored(record, self.place(&sender));
+            lock(&self.tasks).insert(id.clone(), sender);
+            self.spawn(id, conn, mailbox);
+        }
         self
     }
     /// Its name in paths.
@@ -103,13 +126,21 @@ impl Hop {
         let shown = std::mem::take(&mut connection.path.segments[connection.path.index as usize].token);
         let (token, expires) = role.issuer.token(caller).map_err(|error| error.at(&role.name))?;
         let own = connection.path.index as usize;
+        let former_life = connection.path.segments[own].expires.is_some_and(|end| self.is_before_start(end, expires));
         if let Some(previous) = own.checked_sub(1).filter(|_| caller.token_expires.is_some()).map(|at| &mut connection.path.segments[at]) {
             previous.token.clone_from(&caller.token);
             previous.expires = caller.token_expires;
         }
         connection.path.segments[own].token = token;
         connection.path.segments[own].expires = Some(expires);
-        Ok(Entered { return_index, shown })
+        Ok(Entered { return_index, shown, former_life })
+    }
+
+    /// Whether a token of ours that ends at `end` was made before this process was there. One made now ends at `now_made`,
+    /// and all have the same life, more or less.
+    fn is_before_start(&self, end: SystemTime, now_made: SystemTime) -> bool {
+        let life = now_made.duration_since(self.role.issuer.now()).unwrap_or_default();
+        end.checked_sub(life).is_some_and(|made| made < self.started)
     }
 
     /// What we call the connection: as the path does, if we gave that name to its origin. A name that is not ours to
@@ -151,23 +182,31 @@ impl Hop {
 
     fn start(&self, id: ConnectionId) -> mpsc::Sender<Event> {
         let (sender, mailbox) = mpsc::channel(MAX_MAILBOX);
-        let tasks = self.tasks.clone();
-        let span = tracing::info_span!(parent: None, "connection", hop = %self.role.name, id = %id);
-        let place = Place {
+        let conn = Conn::new(id.clone(), self.place(&sender));
+        self.spawn(id, conn, mailbox);
+        sender
+    }
+
+    fn place(&self, sender: &mpsc::Sender<Event>) -> Place {
+        Place {
             role: self.role.clone(),
             monitors: self.monitors.clone(),
             watches: self.watches.clone(),
             liveness: self.liveness.clone(),
             mailbox: sender.downgrade(),
-        };
-        let conn = Conn::new(id.clone(), place);
+            journal: self.journal.clone(),
+        }
+    }
+
+    fn spawn(&self, id: ConnectionId, conn: Conn, mailbox: mpsc::Receiver<Event>) {
+        let tasks = self.tasks.clone();
+        let span = tracing::info_span!(parent: None, "connection", hop = %self.role.name, id = %id);
         // A task may leave only when nobody has written to it: senders write under the same lock.
         let leave = move |mailbox: &mpsc::Receiver<Event>| {
             let mut tasks = lock(&tasks);
             mailbox.is_empty() && tasks.remove(&id).is_some()
         };
         tokio::spawn(conn.run(mailbox, leave).instrument(span));
-        sender
     }
 }
 

@@ -8,7 +8,7 @@ pub use kernel::{KernelEnd, KernelLeg, KernelOffer, endpoint_interface_name, own
 pub(crate) use vxlan::lower;
 pub use vxlan::{VniPool, Vxlan};
 pub(crate) use wireguard::key_of;
-pub use wireguard::{TunnelKeys, Wireguard};
+pub use wireguard::{MAX_PORTS, PortPool, Ports, TunnelKeys, Wireguard};
 
 use crate::role::{Draft, Reserve};
 use nsm_api::*;
@@ -19,6 +19,8 @@ pub trait Accept: Send + Sync {
     fn kind(&self) -> MechanismKind;
     /// Completes an offer of the previous hop. The same connection gets the same answer.
     fn accept(&self, draft: &mut Draft, offer: Mechanism) -> Result<Mechanism>;
+    /// A former process agreed on this for the connection.
+    fn restore(&self, _id: &ConnectionId, _agreed: &Mechanism) {}
     /// The connection has ended.
     fn release(&self, _id: &ConnectionId) {}
 }
@@ -89,6 +91,13 @@ impl Reserve for Negotiate {
             }
         }
         Err(last.unwrap_or_else(|| self.unsupported(draft, &draft.preferences)))
+    }
+    fn restore(&self, connection: &Connection) {
+        if let Some(agreed) = &connection.mechanism
+            && let Some(accept) = self.of(&agreed.kind)
+        {
+            accept.restore(&connection.id, agreed);
+        }
     }
     fn release(&self, id: &ConnectionId) {
         for accept in &self.0 {

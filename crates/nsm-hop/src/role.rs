@@ -83,6 +83,8 @@ pub trait Reserve: Send + Sync {
     }
     /// The connection is committed as it stands here: what it does not use may be given to others.
     fn keep(&self, _connection: &Connection) {}
+    /// The connection was agreed on like this by a former process: what it holds is not given to others.
+    fn restore(&self, _connection: &Connection) {}
     /// The connection has ended.
     fn release(&self, id: &ConnectionId);
 }

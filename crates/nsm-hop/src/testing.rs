@@ -4,12 +4,15 @@
 
 mod conformance;
 mod fake;
+mod journal;
 
 pub use conformance::{World, conformance};
 pub use fake::FakeKernel;
+pub use journal::MemoryJournal;
 
 use nsm_api::{Error, Kind, Result};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
 
 /// On which side of its effect a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,14 +32,22 @@ pub struct Fault {
     pub when: When,
 }
 
-/// Counts the calls to the outside and makes chosen ones fail. Clones share the count.
-#[derive(Clone, Default)]
-pub struct FaultPlan(Arc<Mutex<Plan>>);
+/// Counts the calls to the outside and makes chosen ones fail, or stops at one as a process that is killed does. Clones
+/// share the count.
+#[derive(Clone)]
+pub struct FaultPlan(Arc<Mutex<Plan>>, watch::Sender<bool>);
 
 #[derive(Default)]
 struct Plan {
     calls: usize,
     faults: Vec<Fault>,
+    stop: Option<Fault>,
+}
+
+impl Default for FaultPlan {
+    fn default() -> FaultPlan {
+        FaultPlan(Arc::default(), watch::Sender::new(false))
+    }
 }
 
 impl FaultPlan {
@@ -48,7 +59,20 @@ impl FaultPlan {
     }
     /// Replaces the faults and counts from the beginning.
     pub fn set(&self, faults: impl IntoIterator<Item = Fault>) {
-        *self.lock() = Plan { calls: 0, faults: faults.into_iter().collect() };
+        *self.lock() = Plan { calls: 0, faults: faults.into_iter().collect(), stop: None };
+    }
+    /// From this call on none returns, until [`FaultPlan::resume`].
+    pub fn stop_at(&self, call: Fault) {
+        self.lock().stop = Some(call);
+    }
+    /// Whether it has come to that call.
+    pub fn stopped(&self) -> bool {
+        *self.1.borrow()
+    }
+    /// Calls return again.
+    pub fn resume(&self) {
+        self.lock().stop = None;
+        self.1.send_replace(false);
     }
     /// Calls so far.
     pub fn calls(&self) -> usize {
@@ -57,18 +81,32 @@ impl FaultPlan {
     /// One call: yields, so that a caller can vanish before; takes effect unless it fails before; yields, so that a caller can vanish after.
     pub async fn act<T>(&self, effect: impl FnOnce() -> Result<T>) -> Result<T> {
         tokio::task::yield_now().await;
-        let fault = self.next();
+        self.running().await;
+        let (fault, stop) = self.next();
+        if stop == Some(When::Before) {
+            self.1.send_replace(true);
+            self.running().await;
+        }
         if fault == Some(When::Before) {
             return Err(injected());
         }
         let done = effect();
         tokio::task::yield_now().await;
+        if stop == Some(When::After) {
+            self.1.send_replace(true);
+        }
+        self.running().await;
         if fault.is_some() { done.and(Err(injected())) } else { done }
     }
-    fn next(&self) -> Option<When> {
+    async fn running(&self) {
+        // The sender lives as long as the plan.
+        let _ = self.1.subscribe().wait_for(|stopped| !stopped).await;
+    }
+    fn next(&self) -> (Option<When>, Option<When>) {
         let mut plan = self.lock();
         plan.calls += 1;
-        plan.faults.iter().find(|fault| fault.at == plan.calls).map(|fault| fault.when)
+        let here = |fault: &&Fault| fault.at == plan.calls;
+        (plan.faults.iter().find(here).map(|fault| fault.when), plan.stop.iter().find(here).map(|fault| fault.when))
     }
     fn lock(&self) -> MutexGuard<'_, Plan> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -138,7 +138,7 @@ impl Conn {
         let preferences = plan.sent.as_ref()?.request.preferences.clone();
         let request = Request { connection: plan.connection.clone(), preferences, files: plan.files.clone() };
         let caller = Caller::within(self.role.timing.request_timeout);
-        let entered = Entered { return_index: plan.return_index, shown: String::new() };
+        let entered = Entered { return_index: plan.return_index, shown: String::new(), former_life: false };
         Some(Incoming { request, caller, entered })
     }
 

@@ -6,7 +6,7 @@ use crate::{
     role::{Role, Sent},
 };
 use nsm_api::*;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -18,18 +18,27 @@ pub const OWED_LIFE: Duration = Duration::from_secs(600);
 /// A Close that somebody still has to hear.
 pub(super) struct Owed {
     pub(super) sent: Sent,
-    until: Instant,
+    pub(super) until: Instant,
+}
+
+impl Owed {
+    pub(super) fn of(sent: Sent, wall: SystemTime, least: Duration) -> Owed {
+        let life = path::life(&sent.connection.path, wall).unwrap_or(OWED_LIFE);
+        Owed { sent, until: Instant::now() + life.max(least) }
+    }
 }
 
 impl Conn {
     /// One Close for each target, the oldest given up first.
     pub(super) fn owe(&mut self, sent: Sent) {
+        if self.sparing {
+            return; // it may carry what a former life of ours asked for; its own expiry will end it
+        }
         self.owed.retain(|owed| owed.sent.candidate.target != sent.candidate.target);
         if self.owed.len() == MAX_OWED {
             self.owed.remove(0); // its own expiry will end it
         }
-        let life = path::life(&sent.connection.path, self.role.issuer.now()).unwrap_or(OWED_LIFE);
-        self.owed.push(Owed { sent, until: Instant::now() + life.max(self.role.timing.close_timeout) });
+        self.owed.push(Owed::of(sent, self.role.issuer.now(), self.role.timing.close_timeout));
     }
 }
 

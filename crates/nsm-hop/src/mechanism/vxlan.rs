@@ -108,6 +108,11 @@ impl Accept for Vxlan {
         lower(&mut draft.connection.context.mtu, mtu);
         Ok(offer)
     }
+    fn restore(&self, id: &ConnectionId, agreed: &Mechanism) {
+        if let Some(vni) = agreed.parse::<u32>(params::VNI).filter(|vni| (1..VNI_END).contains(vni)) {
+            self.vnis().reserve(id, Some(vni), false, |_| 0);
+        }
+    }
     fn release(&self, id: &ConnectionId) {
         self.vnis().release(id);
     }

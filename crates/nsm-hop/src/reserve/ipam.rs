@@ -89,6 +89,16 @@ impl PointToPoint {
         Some(pair)
     }
 
+    /// Holds for `id` what it had, besides what it holds already.
+    fn restore(&mut self, id: &ConnectionId, dst: &[IpNet], src: &[IpNet]) {
+        let free = |list: &[IpNet]| list.iter().map(IpNet::addr).find(|address| self.free(id, *address));
+        let (dst, src) = (free(dst), free(src));
+        self.used.extend(dst.into_iter().chain(src).map(|address| (address, id.clone())));
+        if let Some((dst, src)) = dst.zip(src) {
+            self.held.entry(id.clone()).or_insert(Pair { dst, src });
+        }
+    }
+
     /// Gives back what `id` has beyond what its committed addresses say.
     fn keep(&mut self, id: &ConnectionId, committed: &BTreeSet<IpAddr>) {
         self.used.retain(|address, holder| holder != id || committed.contains(address));
@@ -168,6 +178,12 @@ impl Reserve for Ipam {
         let committed = context.src_ip_addrs.iter().chain(&context.dst_ip_addrs).map(IpNet::addr).collect();
         for pool in self.pools().iter_mut() {
             pool.keep(&connection.id, &committed);
+        }
+    }
+    fn restore(&self, connection: &Connection) {
+        let context = &connection.context.ip_context;
+        for pool in self.pools().iter_mut() {
+            pool.restore(&connection.id, &context.dst_ip_addrs, &context.src_ip_addrs);
         }
     }
     fn release(&self, id: &ConnectionId) {

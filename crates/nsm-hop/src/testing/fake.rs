@@ -86,6 +86,10 @@ impl FakeKernel {
     pub fn new(faults: FaultPlan) -> FakeKernel {
         FakeKernel { state: Arc::default(), changes: watch::Sender::new(0), faults }
     }
+    /// The same kernel as another process sees it, with faults of its own.
+    pub fn seen_with(&self, faults: FaultPlan) -> FakeKernel {
+        FakeKernel { faults, ..self.clone() }
+    }
     /// The plan of its faults.
     pub fn faults(&self) -> &FaultPlan {
         &self.faults
