@@ -3,8 +3,6 @@
 use crate::names::NameServer;
 use crate::plan::{BRIDGE, CableEnd, FABRIC, Plan};
 use crate::schema::Lab;
-use crate::world::POLL;
-use ipnet::IpNet;
 use nsm_api::{Error, Kind, Result};
 use nsm_hop::kernel::Netns;
 use nsm_linux::{net::Net, netns, probe};
@@ -12,12 +10,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
-use tokio::time::Instant;
-
-/// How long an address may take until it is whole.
-const SETTLE_BOUND: Duration = Duration::from_secs(2);
 /// Every object of a namespace, one line each.
 pub(crate) type Ledger = BTreeSet<String>;
 
@@ -77,10 +70,6 @@ impl Places {
             let server = NameServer::start(&self.get(&lab.namespace(pod))?.netns, names).await?;
             self.name_servers.push(server);
         }
-        for cable in &plan.cables {
-            self.settled(&cable.a).await?;
-            self.settled(&cable.b).await?;
-        }
         for place in self.all.values_mut() {
             place.before = ledger(&place.net)?;
         }
@@ -97,18 +86,6 @@ impl Places {
         mtu.map_or(Ok(()), |mtu| net.set_mtu(&end.interface, mtu))?;
         net.up(&end.interface)?;
         end.address.map_or(Ok(()), |address| net.address_add(&end.interface, address))
-    }
-    /// Waits until the kernel has made what an IPv6 address brings along, which it does at its own time.
-    async fn settled(&self, end: &CableEnd) -> Result<()> {
-        let Some(address @ IpNet::V6(_)) = end.address else { return Ok(()) };
-        let (local, until) = (format!("route {}/128 ", address.addr()), Instant::now() + SETTLE_BOUND);
-        while !self.get(&end.netns)?.net.snapshot()?.iter().any(|line| line.starts_with(&local)) {
-            if Instant::now() > until {
-                return Err(Error::internal(format!("address {address} in {}", end.netns), "is not reachable from its own namespace"));
-            }
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(())
     }
     /// Routes and servers of the hosts; the pods before them forward.
     async fn hosts(&mut self, lab: &Lab) -> Result<()> {
@@ -240,7 +217,7 @@ spec:
         assert!(answered("a", "10.231.0.12").await, "nodes reach each other over the fabric");
         assert!(answered("gateway", "172.31.0.10").await, "a pod reaches its host");
         let gateway = places.get(&lab.namespace("gateway")).unwrap();
-        let greeting = probe::tcp_get(&gateway.netns, "172.31.0.10:8080".parse().unwrap(), b"hi", Duration::from_secs(1)).await;
+        let greeting = probe::tcp_get(&gateway.netns, "172.31.0.10:8080".parse().unwrap(), b"hi", std::time::Duration::from_secs(1)).await;
         assert_eq!(greeting.unwrap(), b"hi");
 
         gateway.net.address_add("corp", "10.9.9.9/32".parse().unwrap()).unwrap();
