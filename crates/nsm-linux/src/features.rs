@@ -44,13 +44,13 @@ pub fn features() -> Vec<Feature> {
         (
             "WireGuard",
             inside(&|at| device(at, "wireguard")),
-            "encrypted wires between nodes, which nsm does not make yet",
+            "encrypted wires between nodes without a process of ours on their way (`nsm packet` carries them otherwise)",
             "modprobe wireguard",
         ),
         (
             "TUN",
             inside(&tun),
-            "wires that end in a process, which nsm does not make yet",
+            "encrypted wires between nodes where the kernel has no WireGuard",
             "modprobe tun, and let this process open /dev/net/tun",
         ),
     ];

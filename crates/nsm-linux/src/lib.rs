@@ -24,8 +24,10 @@ pub mod sniff;
 mod sys;
 mod tunnels;
 mod uapi;
+mod wireguard;
 
 pub use admit::OnlyNamespaces;
 pub use features::{Feature, features};
 pub use kernel::{LinuxKernel, ROUTE_PROTOCOL};
 pub use tunnels::{EncryptedTunnel, TunnelSettings, Tunnels};
+pub use wireguard::KernelWireguard;

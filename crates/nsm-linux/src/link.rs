@@ -14,6 +14,9 @@ pub(crate) const LINK_FIXED: usize = 16;
 /// The kind of a device whose packets a process carries.
 pub(crate) const TUN: &str = "tun";
 
+/// The kind of the kernel's own encrypted tunnels.
+pub(crate) const WIREGUARD: &str = "wireguard";
+
 const NSID_FIXED: usize = 4;
 
 /// What one link message says.
@@ -58,6 +61,10 @@ pub(crate) fn link_fixed(index: u32, flags: u32, change: u32) -> [u8; LINK_FIXED
 }
 
 impl Link {
+    /// Whether it is an encrypted tunnel, whoever makes it.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        [TUN, WIREGUARD].contains(&self.kind.as_str())
+    }
     pub(crate) fn parse(body: &[u8]) -> Option<Link> {
         let mut link = Link { index: read_u32(body, 4)?, flags: read_u32(body, 8)?, ..Link::default() };
         for (kind, content) in Attributes::after(body, LINK_FIXED) {

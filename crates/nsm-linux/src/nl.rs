@@ -105,6 +105,11 @@ impl Message {
         self.bytes.extend(content);
         self
     }
+    /// What stands after the header.
+    #[cfg(test)]
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.bytes[HEADER_BYTES..]
+    }
     fn finish(&mut self, sequence: u32, flags: u16) {
         let length = self.bytes.len() as u32;
         let flags = u16::from_ne_bytes([self.bytes[6], self.bytes[7]]) | flags;
@@ -179,6 +184,8 @@ pub(crate) enum Part {
     Routing,
     /// Packet filters.
     Filter,
+    /// Whatever has registered there: WireGuard.
+    Generic,
 }
 
 /// A socket that speaks to the kernel about one namespace: that of the thread which opened it. It keeps that namespace
@@ -203,7 +210,11 @@ impl Socket {
         netns::run_in_blocking(netns, Socket::open)?
     }
     fn try_open(part: Part) -> std::result::Result<Socket, Errno> {
-        let protocol = if part == Part::Filter { Some(netlink::NETFILTER) } else { NETLINK_ROUTE };
+        let protocol = match part {
+            Part::Routing => NETLINK_ROUTE,
+            Part::Filter => Some(netlink::NETFILTER),
+            Part::Generic => Some(netlink::GENERIC),
+        };
         let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
         for option in [NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK] {
             sys::set_option(&fd, libc::SOL_NETLINK, option, 1)?;

@@ -22,7 +22,7 @@ pub(crate) fn take(socket: &mut Socket) -> Result<Vec<String>, Refusal> {
     lines
         .extend(addresses.map(|address| format!("address {} dev {} scope {}", address.net, name_of(&links, address.index), address.scope)));
     let routes = inet::routes(socket, RouteFilter::default())?;
-    let routes = routes.iter().filter(|route| !(route.protocol == RTPROT_KERNEL && by_itself(&route.prefix)));
+    let routes = routes.iter().filter(|route| !(route.protocol == RTPROT_KERNEL && (by_itself(&route.prefix) || is_host6(&route.prefix))));
     lines.extend(routes.map(|route| route_line(&links, route)));
     lines.extend(
         inet::neighbors(socket, 0)?
@@ -38,6 +38,11 @@ pub(crate) fn take(socket: &mut Socket) -> Result<Vec<String>, Refusal> {
 /// What the kernel makes some time after an interface comes up, without being asked.
 fn by_itself(net: &IpNet) -> bool {
     matches!(net, IpNet::V6(v6) if v6.addr().is_unicast_link_local() || v6.addr().is_multicast())
+}
+
+/// A host route that the kernel makes of an IPv6 address, when it gets to it.
+fn is_host6(net: &IpNet) -> bool {
+    matches!(net, IpNet::V6(v6) if v6.prefix_len() == v6.max_prefix_len())
 }
 
 fn link_line(link: &Link) -> String {

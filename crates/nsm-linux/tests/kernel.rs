@@ -7,7 +7,7 @@ use common::{MUST, Real};
 use nsm_api::{ConnectionId, HopName, Kind};
 use nsm_hop::{
     diff::diff,
-    kernel::{IfName, Iface, Kernel, Link, Netns, Op, Owner, Wire, Wires},
+    kernel::{IfName, Iface, Kernel, Link, Netns, Op, Owner, PublicKey, TunnelKey, Wire, Wires},
 };
 use nsm_linux::{
     LinuxKernel,
@@ -305,4 +305,42 @@ fn neighbour(node: &Net, address: &str) -> Net {
 /// The names of the packet filter tables in a namespace.
 fn filters(netns: &Netns) -> Vec<String> {
     Net::new(netns).unwrap().filter_tables().unwrap()
+}
+
+/// The kernel's own WireGuard, where there is one; elsewhere this says so, and that nobody pretends there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kernels_wireguard_joins_two_pods() {
+    let (world, _) = Real::new();
+    let made = netns::run_in_blocking(world.node.netns(), nsm_linux::KernelWireguard::open).unwrap().unwrap();
+    let told = nsm_linux::features().into_iter().any(|feature| feature.name == "WireGuard" && feature.present);
+    assert_eq!(made.is_some(), told);
+    let Some(tunnels) = made else {
+        println!("not run: this kernel has no WireGuard; `nsm packet` carries its packets (nsm-packet/tests)");
+        return;
+    };
+    let tunnels: Arc<dyn nsm_linux::Tunnels> = Arc::new(tunnels);
+    let kernel = netns::run_in_blocking(world.node.netns(), || LinuxKernel::with_tunnels(tunnels.clone())).unwrap().unwrap();
+    let pods = [iface(&netns::create().expect(MUST), "nsm-1"), iface(&netns::create().unwrap(), "nse-1")];
+    let keys = [[0x77u8; 32], [0x5d; 32]].map(|private| TunnelKey {
+        public: PublicKey(*nsm_packet::PrivateKey::new(private).unwrap().public().unwrap().bytes()),
+        private: Some(Arc::new(private.into())),
+    });
+    let at = |port| format!("192.0.2.1:{port}").parse().unwrap();
+    let side = |own: usize, other: usize| {
+        let (local, remote) = (at(51820 + own), at(51820 + other));
+        let link = Link::Wireguard { at: pods[own].clone(), key: keys[own].clone(), local, peer: keys[other].public, remote };
+        Wires::from([Wire::Link(link), address(&pods[own], &format!("10.9.0.{own}/32")), route(&pods[own], &format!("10.9.0.{other}/32"))])
+    };
+    for (own, other) in [(0, 1), (1, 0)] {
+        let owner = owner(&format!("wg-{own}"));
+        kernel.apply(&owner, &adds(&side(own, other))).await.unwrap();
+        assert_eq!(kernel.observe(&owner, &side(own, other)).await.unwrap(), side(own, other));
+    }
+    let report = probe::ping(&pods[0].netns, PingOptions::once("10.9.0.1".parse().unwrap())).await.unwrap();
+    assert_eq!(report.received, 1, "{report:?}");
+    for (own, other) in [(0, 1), (1, 0)] {
+        let owner = owner(&format!("wg-{own}"));
+        kernel.apply(&owner, &diff(&Wires::new(), &side(own, other))).await.unwrap();
+        assert_eq!(Net::new(&pods[own].netns).unwrap().links().unwrap().len(), 1);
+    }
 }

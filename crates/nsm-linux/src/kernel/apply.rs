@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::refused,
     inet::{self, RouteFilter},
-    link::{Link, link_fixed},
+    link::{self, Link, link_fixed},
     nl::{Message, Refusal},
     uapi::*,
 };
@@ -103,7 +103,9 @@ impl Apply<'_, '_> {
         let Some(index) = self.index(on, Some(wire))? else {
             return if adding { Err(self.why_not(on)) } else { Ok(()) };
         };
-        if let Some(message) = message(wire, index, adding) {
+        // A device without link header has no address, and needs none.
+        let linked = !matches!(wire, Wire::Mac { .. }) || self.known.get(on).is_none_or(|link| link.kind != link::WIREGUARD);
+        if let Some(message) = message(wire, index, adding).filter(|_| linked) {
             self.waiting.entry(on.netns.clone()).or_default().push((Change { op: op.clone(), index }, message));
         }
         Ok(())

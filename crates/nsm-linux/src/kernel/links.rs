@@ -44,7 +44,7 @@ pub(super) fn add(inner: &Inner, job: &mut Job, wanted: &Link) -> Result<Vec<(If
     let mut places = BTreeSet::new();
     for (iface, ours) in &found {
         // A tunnel whose maker has lost it, or that is to lead elsewhere, keeps its device and all that is on it.
-        let kept = |ours: &Found| matches!(wanted, Link::Wireguard { .. }) && ours.link.kind == link::TUN;
+        let kept = |ours: &Found| matches!(wanted, Link::Wireguard { .. }) && ours.link.is_encrypted();
         match ours {
             Some(ours) if kept(ours) => adopt(job, iface, ours)?,
             Some(ours) => {
@@ -103,8 +103,8 @@ fn is_whole(inner: &Inner, job: &mut Job, wanted: &Link, found: &[(&Iface, Optio
             let settings = link::Vxlan { vni: *vni, local: Some(*local), remote: Some(*remote), port: *port };
             Ok(found.link.vxlan.as_ref() == Some(&settings))
         }
-        (Link::Wireguard { at, .. }, [(_, Some(found))]) if found.link.kind == link::TUN => {
-            let there = inner.tunnels()?.find(at.netns.key, at.name.as_str())?;
+        (Link::Wireguard { at, .. }, [(_, Some(found))]) if found.link.is_encrypted() => {
+            let there = inner.tunnels()?.find(at)?;
             Ok(there.is_some() && there == tunnel(job, wanted).map(|tunnel| tunnel.settings))
         }
         _ => Ok(false),

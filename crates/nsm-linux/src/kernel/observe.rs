@@ -66,6 +66,8 @@ pub(super) fn places(about: &Wires) -> BTreeSet<Iface> {
 /// The present value of what every link has and `about` asks for.
 fn as_it_is(wire: &Wire, found: &BTreeMap<Iface, Found>) -> Option<Wire> {
     match wire {
+        // A device without link header has no address, and needs none.
+        Wire::Mac { on, .. } if found.get(on)?.link.kind == link::WIREGUARD => Some(wire.clone()),
         Wire::Mac { on, .. } => Some(Wire::Mac { on: on.clone(), mac: found.get(on)?.link.mac? }),
         Wire::NoArp { on } => found.get(on).filter(|found| found.link.flags & IFF_NOARP != 0).map(|_| wire.clone()),
         Wire::Mtu { on, .. } => Some(Wire::Mtu { on: on.clone(), mtu: found.get(on)?.link.mtu }),
@@ -80,10 +82,10 @@ fn tunnel(at: &Iface, found: &Found) -> Option<Wire> {
 }
 
 fn encrypted(inner: &Inner, at: &Iface, found: &Found) -> Result<Option<Wire>> {
-    if found.link.kind != link::TUN || inner.tunnels.is_none() {
+    if !found.link.is_encrypted() || inner.tunnels.is_none() {
         return Ok(None);
     }
-    let settings = inner.tunnels()?.find(at.netns.key, at.name.as_str())?;
+    let settings = inner.tunnels()?.find(at)?;
     let link = |TunnelSettings { key, local, peer, remote }| Link::Wireguard { at: at.clone(), key, local, peer, remote };
     Ok(settings.map(|settings| Wire::Link(link(settings))))
 }

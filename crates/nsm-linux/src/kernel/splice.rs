@@ -5,9 +5,11 @@
 use super::job::{Job, describe, living};
 use crate::{
     error::refused,
+    link,
     nl::{Attributes, Message, Refusal, Socket, read_u32},
     snapshot::filters,
     uapi::*,
+    wireguard,
 };
 use nsm_api::{Error, Kind, Result};
 use nsm_hop::kernel::{Iface, Wire, Wires};
@@ -89,6 +91,11 @@ pub(super) fn add(job: &mut Job, a: &Iface, b: &Iface) -> Result<()> {
         ));
     }
     living(&a.netns)?;
+    for iface in [a, b] {
+        if job.named(iface)?.is_some_and(|link| link.kind == link::WIREGUARD) {
+            return Err(wireguard::no_splice(describe(iface)));
+        }
+    }
     let missing = |iface| Error::new(Kind::NotFound, describe(iface), "there is none to splice", "make the link first");
     let x = index_of(job, a)?.ok_or_else(|| missing(a))?;
     let y = index_of(job, b)?.ok_or_else(|| missing(b))?;

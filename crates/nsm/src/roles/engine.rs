@@ -1,16 +1,16 @@
 //! The packet engine of a node, as its forwarder sees it: where it is, that it runs, and what it is asked for.
 //!
-//! The engine is a process of its own, so that no restart of ours touches a packet. Where nobody runs one it is started
+//! Where the kernel has WireGuard there is none. The engine is a process of its own, so that no restart of ours touches a packet. Where nobody runs one it is started
 //! with the first tunnel, stays when we end, and ends when it has had nothing to do for a while.
 
 use super::{packet::private_dir, process::Process};
 use crate::settings::Settings;
 use nsm_api::*;
 use nsm_hop::{
-    kernel::{self, TunnelKey},
-    mechanism::TunnelKeys,
+    kernel::{self, Iface, TunnelKey},
+    mechanism::{PortPool, Ports, TunnelKeys},
 };
-use nsm_linux::{EncryptedTunnel, TunnelSettings, Tunnels, netns};
+use nsm_linux::{EncryptedTunnel, KernelWireguard, TunnelSettings, Tunnels, netns};
 use nsm_packet::{Client, Device, DeviceId, PrivateKey, PublicKey};
 use std::{
     collections::BTreeMap,
@@ -60,12 +60,20 @@ impl Engine {
         })
     }
 
-    /// A way to it, and the keys of its tunnels.
-    pub(super) fn connect(self, process: &Process) -> Result<Option<(Arc<dyn Tunnels>, TunnelKeys)>> {
+    /// A way to it, and the keys and ports of its tunnels. The kernel itself is asked where it can and nobody names another.
+    pub(super) fn connect(self, process: &Process, port: u16) -> Result<Option<Makes>> {
+        let ids = process.ids.clone();
+        let keys: TunnelKeys = Arc::new(move |id| key(&ids.secret("wireguard", id)));
         let (socket, start) = match self {
             Engine::None => return Ok(None),
             Engine::At(socket) => (socket, false),
-            Engine::Auto => (usual_socket()?, true),
+            Engine::Auto => {
+                if let Some(kernel) = KernelWireguard::open()? {
+                    let ports = Ports::Each(Arc::new(Mutex::new(PortPool::new(port))));
+                    return Ok(Some(Makes { tunnels: Arc::new(kernel), keys, ports }));
+                }
+                (usual_socket()?, true)
+            }
         };
         let remote = Remote(Arc::new(Inner {
             client: Client::new(&socket),
@@ -74,10 +82,15 @@ impl Engine {
             made: Mutex::default(),
             guarded: AtomicBool::new(false),
         }));
-        let ids = process.ids.clone();
-        let keys: TunnelKeys = Arc::new(move |id| key(&ids.secret("wireguard", id)));
-        Ok(Some((Arc::new(remote), keys)))
+        Ok(Some(Makes { tunnels: Arc::new(remote), keys, ports: Ports::Shared(port) }))
     }
+}
+
+/// Who makes encrypted tunnels, and what belongs to them.
+pub(super) struct Makes {
+    pub(super) tunnels: Arc<dyn Tunnels>,
+    pub(super) keys: TunnelKeys,
+    pub(super) ports: Ports,
 }
 
 /// The key pair that belongs to a secret. Every 32 bytes are a private key.
@@ -197,8 +210,8 @@ impl Tunnels for Remote {
         self.guard();
         Ok(())
     }
-    fn find(&self, netns: InodeKey, name: &str) -> Result<Option<TunnelSettings>> {
-        let found = match self.0.client.find(&id(netns, name)) {
+    fn find(&self, at: &Iface) -> Result<Option<TunnelSettings>> {
+        let found = match self.0.client.find(&id(at.netns.key, at.name.as_str())) {
             // Nobody carries packets there any more: the device is to be added again.
             Err(error) if error.kind == Kind::Unavailable => return Ok(None),
             found => found?,

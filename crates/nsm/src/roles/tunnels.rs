@@ -4,7 +4,7 @@
 //! of its own so that a restart of the forwarder touches no packet.
 
 use super::{
-    engine::Engine,
+    engine::{Engine, Makes},
     process::{self, Process},
 };
 use crate::settings::{Opt, Settings, Shape};
@@ -40,7 +40,7 @@ pub(super) const PACKET_ENGINE: Opt = Opt::new(
     "NSM_PACKET_ENGINE",
     "auto",
     Shape::Text,
-    "Socket of the `nsm packet` that carries encrypted packets (unix://...); auto: one is started when it is needed; none",
+    "Socket of the `nsm packet` that carries encrypted packets (unix://...); auto: the kernel, or one that is started when it is needed; none",
 );
 /// What is offered to other nodes first.
 pub(super) const MECHANISM_PRIORITY: Opt = Opt::new(
@@ -99,10 +99,8 @@ impl Tunnel {
 
     /// Looks at the underlay. A node alone has none and needs none.
     pub(super) async fn make(self, process: &Process) -> Result<Tunnels> {
-        let (kernel, keys) = match self.engine.connect(process)? {
-            Some((engine, keys)) => (LinuxKernel::with_tunnels(engine)?, Some(keys)),
-            None => (LinuxKernel::new()?, None),
-        };
+        let makes = self.engine.connect(process, self.wireguard_port)?;
+        let kernel = makes.as_ref().map_or_else(LinuxKernel::new, |makes| LinuxKernel::with_tunnels(makes.tunnels.clone()))?;
         let tunnel_ip = match (self.ip, process::node_address()) {
             (Some(ip), _) | (None, Ok(ip)) => ip,
             (None, Err(error)) => {
@@ -119,8 +117,9 @@ impl Tunnel {
             accepts.push(Box::new(vxlan.clone()));
             offers.push(Box::new(vxlan));
         }
-        if let Some(keys) = &keys {
-            let wireguard = Wireguard { tunnel_ip, port: self.wireguard_port, underlay_mtu, keys: keys.clone() };
+        let keys = makes.as_ref().map(|makes| makes.keys.clone());
+        if let Some(Makes { keys, ports, .. }) = makes {
+            let wireguard = Wireguard { tunnel_ip, ports, underlay_mtu, keys };
             accepts.push(Box::new(wireguard.clone()));
             offers.push(Box::new(wireguard));
         }
