@@ -197,7 +197,13 @@ impl Engine {
         }
         let tun = tun::open(&device, replaced.map(|old| old.tun()))?;
         table.next = table.next.wrapping_add(1).max(1);
-        Ok(Arc::new(Tunnel::new(table.next, device, tun, path, self.shared.parts())?))
+        // One worker for both ways of a device, which wakes less; the devices that share a socket spread over all.
+        let home = match replaced {
+            Some(old) => old.home,
+            None if path.is_used() => table.next,
+            None => path.number,
+        };
+        Ok(Arc::new(Tunnel::new((table.next, home), device, tun, path, self.shared.parts())?))
     }
 
     /// Removes a device and its interface. One that is not there is a success.

@@ -16,7 +16,10 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     os::fd::OwnedFd,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 /// Bytes that may wait in each direction.
@@ -26,6 +29,8 @@ const BUFFER: usize = 7 << 20;
 pub(super) struct Path {
     pub(super) number: u32,
     pub(super) socket: OwnedFd,
+    /// To which worker it belongs now; at rest to that of its own number.
+    worker: AtomicU32,
     pub(super) endpoint: SocketAddr,
     /// By number: the devices that a first handshake message may be for.
     tunnels: RwLock<BTreeMap<u32, Arc<Tunnel>>>,
@@ -48,12 +53,18 @@ impl Path {
         sys::receive_runs(&socket).map_err(failed("let it receive runs"))?;
         bind(&socket, &listen).map_err(failed("bind it"))?;
         connect(&socket, &endpoint).map_err(failed("connect it"))?;
-        Ok(Path { number, socket, endpoint, tunnels: RwLock::default() })
+        Ok(Path { number, worker: AtomicU32::new(number), socket, endpoint, tunnels: RwLock::default() })
     }
     /// Whether a first handshake message for this key would find another device than the one that is being replaced.
     pub(super) fn has_other(&self, public: &PublicKey, replaced: Option<u32>) -> bool {
         let tunnels = self.tunnels.read().unwrap_or_else(PoisonError::into_inner);
         tunnels.values().any(|tunnel| Some(tunnel.number) != replaced && tunnel.public() == public)
+    }
+    pub(super) fn worker(&self) -> u32 {
+        self.worker.load(Ordering::Relaxed)
+    }
+    pub(super) fn set_worker(&self, worker: u32) {
+        self.worker.store(worker, Ordering::Relaxed);
     }
     pub(super) fn join(&self, tunnel: &Arc<Tunnel>) {
         self.tunnels.write().unwrap_or_else(PoisonError::into_inner).insert(tunnel.number, tunnel.clone());

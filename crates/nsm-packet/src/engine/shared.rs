@@ -100,10 +100,20 @@ impl Shared {
     pub(super) fn parts(&self) -> Parts {
         Parts { indices: self.indices.clone(), timing: self.timing }
     }
-    /// Where this number is watched. Consecutive ones, such as a new socket and its device, go to different workers, so that
-    /// both ways of one device can be busy at once.
-    pub(super) fn poll(&self, number: u32) -> &OwnedFd {
-        &self.polls[number as usize % self.polls.len()]
+    /// Where the worker of this number waits; numbers go round.
+    pub(super) fn poll(&self, worker: u32) -> &OwnedFd {
+        &self.polls[worker as usize % self.polls.len()]
+    }
+    /// Whether both numbers are of one worker.
+    pub(super) fn same_worker(&self, one: u32, two: u32) -> bool {
+        std::ptr::eq(self.poll(one), self.poll(two))
+    }
+    /// From now on the socket belongs to that worker. Only called by the worker to which it belongs.
+    pub(super) fn hand_over(&self, path: &Path, worker: u32) {
+        // A socket that is being closed is watched nowhere.
+        let _ = epoll::delete(self.poll(path.worker()), &path.socket);
+        path.set_worker(worker);
+        let _ = epoll::add(self.poll(worker), &path.socket, epoll::EventData::new_u64(PATH | u64::from(path.number)), edges());
     }
     pub(super) fn stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
@@ -135,7 +145,7 @@ impl Shared {
         tunnel.path.join(tunnel);
         let failed = |errno| refused(format!("interface {}", tunnel.tun().index), "watch it", errno);
         let (file, data, flags) = (tunnel.tun().file.as_fd(), epoll::EventData::new_u64(tunnel.number.into()), edges());
-        epoll::add(self.poll(tunnel.number), file, data, flags).map_err(failed)?;
+        epoll::add(self.poll(tunnel.home), file, data, flags).map_err(failed)?;
         let (now, mut out) = (Instant::now(), Outbox::default());
         tunnel.peer().start(now, &mut out)?;
         self.settle(tunnel, now, out);
@@ -148,23 +158,23 @@ impl Shared {
         self.timers.cancel(tunnel);
         tunnel.peer().end();
         // One that has gone is not watched.
-        let _ = epoll::delete(self.poll(tunnel.number), tunnel.tun().file.as_fd());
+        let _ = epoll::delete(self.poll(tunnel.home), tunnel.tun().file.as_fd());
     }
     pub(super) fn watch(&self, path: &Arc<Path>) -> Result<()> {
         self.paths.write().unwrap_or_else(PoisonError::into_inner).insert(path.number, path.clone());
         let data = epoll::EventData::new_u64(PATH | u64::from(path.number));
-        epoll::add(self.poll(path.number), &path.socket, data, edges()).map_err(|errno| refused("a UDP socket", "watch it", errno))
+        epoll::add(self.poll(path.worker()), &path.socket, data, edges()).map_err(|errno| refused("a UDP socket", "watch it", errno))
     }
     pub(super) fn unwatch(&self, path: &Path) {
         self.paths.write().unwrap_or_else(PoisonError::into_inner).remove(&path.number);
         // Closing the socket would do the same, a little later.
-        let _ = epoll::delete(self.poll(path.number), &path.socket);
+        let _ = epoll::delete(self.poll(path.worker()), &path.socket);
     }
     /// Tells again of something that has been told of already. One that has gone is not watched any more.
     fn tell_again(&self, ready: &Ready) {
         let (poll, fd, data) = match ready {
-            Ready::Interface(tunnel) => (self.poll(tunnel.number), tunnel.tun().file.as_fd(), u64::from(tunnel.number)),
-            Ready::Path(path) => (self.poll(path.number), path.socket.as_fd(), PATH | u64::from(path.number)),
+            Ready::Interface(tunnel) => (self.poll(tunnel.home), tunnel.tun().file.as_fd(), u64::from(tunnel.number)),
+            Ready::Path(path) => (self.poll(path.worker()), path.socket.as_fd(), PATH | u64::from(path.number)),
             Ready::Nothing => return,
         };
         let _ = epoll::modify(poll, fd, epoll::EventData::new_u64(data), edges());

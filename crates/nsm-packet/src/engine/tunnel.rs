@@ -35,6 +35,8 @@ pub(super) struct Tally {
 /// A device at work.
 pub(super) struct Tunnel {
     pub(super) number: u32,
+    /// To which worker the interface belongs.
+    pub(super) home: u32,
     pub(super) tally: Tally,
     pub(super) path: Arc<Path>,
     /// Lets first handshake messages in without the lock of the peer.
@@ -54,10 +56,11 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    pub(super) fn new(number: u32, device: Device, tun: Tun, path: Arc<Path>, parts: Parts) -> Result<Tunnel> {
+    pub(super) fn new((number, home): (u32, u32), device: Device, tun: Tun, path: Arc<Path>, parts: Parts) -> Result<Tunnel> {
         let identity = Identity::new(device.private, device.peer, device.preshared)?;
         Ok(Tunnel {
             number,
+            home,
             tally: Tally::default(),
             path,
             gate: Gate::new(&identity.public),

@@ -1,6 +1,6 @@
 //! A thread that carries packets: it waits while nothing moves, and polls what just moved while more is likely.
 //!
-//! Each interface and each socket belongs to one worker, so that no other is woken for it, nothing is reordered, and a
+//! Each interface and each socket belongs to one worker at a time, so that no other is woken for it, nothing is reordered, and a
 //! sender finds its receiver awake while packets move: for a busy flow waking is most of the cost.
 
 use super::{
@@ -26,6 +26,8 @@ const MIN_SPIN: Duration = Duration::from_micros(5);
 const CONTENDED: Duration = Duration::from_micros(20);
 /// For so long nothing is polled then.
 const RESPITE: Duration = Duration::from_millis(20);
+/// Being busy for so long is too much for one worker.
+const OVERLOAD: Duration = Duration::from_millis(2);
 /// While packets move, others are looked for once in so many rounds.
 const ROUNDS: u32 = 8;
 
@@ -50,6 +52,30 @@ pub(super) fn run(number: u32, shared: &Arc<Shared>) {
             tracing::error!("a worker of the packet engine broke and begins anew: report this as a defect");
             shared.tell_all_again();
         }
+    }
+}
+
+/// How much of its time a worker was busy lately.
+struct Load {
+    since: Instant,
+    busy: u32,
+    idle: u32,
+}
+
+impl Load {
+    fn new(now: Instant) -> Load {
+        Load { since: now, busy: 0, idle: 0 }
+    }
+    /// Counts a round. Whether, over a while, nearly all of them moved something.
+    fn is_too_much(&mut self, moved: bool, now: Instant) -> bool {
+        let count = if moved { &mut self.busy } else { &mut self.idle };
+        *count = count.saturating_add(1);
+        if now.saturating_duration_since(self.since) < OVERLOAD {
+            return false;
+        }
+        let too_much = self.busy > 3 * self.idle;
+        *self = Load::new(now);
+        too_much
     }
 }
 
@@ -101,6 +127,7 @@ impl Worker {
     /// Serves what is hot until it has been read empty and then quiet for a while.
     fn busy(&mut self) {
         let (mut round, mut moved_at) = (0u32, Instant::now());
+        let mut load = Load::new(moved_at);
         while !self.hot.is_empty() && !self.shared.stopped() {
             let most = self.serve_all();
             round = round.wrapping_add(1);
@@ -111,13 +138,39 @@ impl Worker {
             if moved {
                 moved_at = Instant::now();
             }
+            if load.is_too_much(moved, moved_at) {
+                self.share();
+            }
             // What was told of is not told again: it must be served before the end.
             let told = (!moved || round.is_multiple_of(ROUNDS)) && self.look(Some(Duration::ZERO));
             if !moved && !told && (moved_at.elapsed() >= self.spin || !self.offer_processor()) {
                 break;
             }
         }
-        self.hot.clear();
+        self.rest();
+    }
+    /// Nothing is hot any more, and sockets that others had handed over go back.
+    fn rest(&mut self) {
+        for ready in self.hot.drain(..) {
+            if let Ready::Path(path) = ready
+                && !self.shared.same_worker(path.number, self.number)
+            {
+                self.shared.hand_over(&path, path.number);
+            }
+        }
+    }
+    /// Both ways of a device are more than this worker can carry: the next one takes the socket.
+    fn share(&mut self) {
+        let next = self.number + 1;
+        let interface = self.hot.iter().any(|ready| matches!(ready, Ready::Interface(_)));
+        let own = |ready: &Ready| matches!(ready, Ready::Path(path) if self.shared.same_worker(path.number, self.number));
+        if let Some(place) = self.hot.iter().position(own)
+            && interface
+            && !self.shared.same_worker(next, self.number)
+            && let Ready::Path(path) = self.hot.swap_remove(place)
+        {
+            self.shared.hand_over(&path, next);
+        }
     }
     /// Lets others run. Whether polling goes on: it does not where somebody else needs the processor, because a thread that
     /// gives way waits for its turn, while one that sleeps is woken at once.
