@@ -8,7 +8,7 @@ use crate::{
     segment::vnet::VNET_BYTES,
     sys,
 };
-use nsm_api::Result;
+use nsm_api::{Error, Result};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -63,7 +63,10 @@ pub(super) fn in_place(device: &Device, known: &Tun) -> Result<bool> {
 fn attach(device: &Device, rtnl: &Rtnl, looks: Looks<'_>) -> Result<Tun> {
     let failed = |doing: &'static str| move |errno: Errno| refused(format!("interface {:?}", device.name), doing, errno);
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = rustix::fs::open("/dev/net/tun", flags, Mode::empty()).map_err(failed("open /dev/net/tun"))?;
+    let file = rustix::fs::open("/dev/net/tun", flags, Mode::empty()).map_err(|errno| Error {
+        fix: "let this process open it (mode 0666 is usual), or modprobe tun".into(),
+        ..failed("open /dev/net/tun")(errno)
+    })?;
     sys::tun_attach(&file, &device.name).map_err(failed("make it"))?;
     sys::tun_header(&file, VNET_BYTES as i32).map_err(failed("set its offload header"))?;
     let udp = sys::tun_offload(&file, OFFLOAD_TCP | OFFLOAD_UDP).is_ok();

@@ -1,15 +1,18 @@
 //! Gets the wires of a client, however often it takes, and closes them at the end. In between they keep themselves.
 
 use crate::context::Context;
-use futures::future::{join_all, select_all};
+use futures::{StreamExt, TryStreamExt, future::join_all, stream::FuturesUnordered};
 use nsm_api::*;
 use nsm_hop::{adoption, hop::Hop, role::Liveness};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 /// Pauses between tries, doubled from the first to the last.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How long the first try for a service has the client for itself.
+const ONE_BY_ONE: Duration = Duration::from_millis(500);
 
 /// A client with all its parts.
 pub(super) struct Client {
@@ -40,15 +43,17 @@ impl Client {
         up
     }
 
-    /// All at the same time: one that cannot be had does not keep the others away. Ends at the first that never can.
+    /// One after the other as long as that goes quickly, so that addresses are given in the order of the services; then all
+    /// at the same time: one that cannot be had does not keep the others away. Ends at the first that never can.
     async fn connect_all(&self, requests: &[Request]) -> Result<()> {
-        let mut tries: Vec<_> = requests.iter().map(|request| Box::pin(self.connect(request))).collect();
-        while !tries.is_empty() {
-            let (result, _, rest) = select_all(tries).await;
-            result?;
-            tries = rest;
+        let mut tries = FuturesUnordered::new();
+        for request in requests {
+            tries.push(self.connect(request));
+            if let Ok(Some(result)) = timeout(ONE_BY_ONE, tries.next()).await {
+                result?;
+            }
         }
-        Ok(())
+        tries.try_collect().await
     }
 
     async fn connect(&self, request: &Request) -> Result<()> {
