@@ -16,7 +16,8 @@ mod record;
 
 pub use clock::{Clock, Moment, SystemClock};
 pub use durable::{
-    DurableEngine, FILE_NAME, FORMAT, FileMedium, MAX_BATCH, MAX_QUEUED_WRITES, Medium, REOPEN_PAUSE, SWEEP_PERIOD, WRITE_TIMEOUT,
+    DurableEngine, FILE_NAME, FORMAT, FileMedium, MAX_BACKUPS, MAX_BATCH, MAX_QUEUED_WRITES, MIN_BACKUP_PERIOD, Medium, REOPEN_PAUSE,
+    SWEEP_PERIOD, WRITE_TIMEOUT,
 };
 pub use etcd::{
     CALL_TIMEOUT, CONNECT_TIMEOUT, DEFAULT_PREFIX, EtcdEngine, EtcdOptions, EtcdTls, MAX_CALL_TRIES, MAX_ENDPOINTS, MAX_LEASES, PAGE,

@@ -19,7 +19,11 @@ use async_trait::async_trait;
 use disk::Disk;
 use nsm_api::{Error, Kind, NetworkService, NetworkServiceEndpoint, Result};
 use nsm_registry::{Changes, Engine, MemoryEngine, Revision, Store, Stored};
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+    time::{Duration, SystemTime},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -27,6 +31,7 @@ use tokio::{
 };
 use writer::{Job, Op, Write, Writer};
 
+pub use backup::MAX_BACKUPS;
 pub use disk::{FORMAT, Medium, REOPEN_PAUSE};
 pub use file::{FILE_NAME, FileMedium};
 pub use writer::{MAX_BATCH, SWEEP_PERIOD};
@@ -36,12 +41,16 @@ pub const MAX_QUEUED_WRITES: usize = 4096;
 /// How long a write waits for a disk that does not answer. What becomes of it then is not known.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Between two backups there is at least so much time, whatever was asked.
+pub const MIN_BACKUP_PERIOD: Duration = Duration::from_secs(1);
+
 /// Services and endpoints in one file of this machine.
 pub struct DurableEngine {
     services: Shelf<NetworkService>,
     endpoints: Shelf<NetworkServiceEndpoint>,
     object: String,
     current: disk::Current,
+    clock: Arc<dyn Clock>,
     writer: JoinHandle<()>,
 }
 
@@ -63,11 +72,11 @@ impl DurableEngine {
         let memory = Arc::new(MemoryEngine::new());
         let (jobs, queue) = mpsc::channel(MAX_QUEUED_WRITES);
         let current = disk.current();
-        let writer = Writer::load(disk, rows, memory.clone(), clock).await?;
+        let writer = Writer::load(disk, rows, memory.clone(), clock.clone()).await?;
         let writer = tokio::spawn(writer.run(queue));
         let shelf = |object: &String| (memory.clone(), jobs.clone(), object.clone());
         let (services, endpoints) = (Shelf::new(shelf(&object)), Shelf::new(shelf(&object)));
-        Ok(DurableEngine { services, endpoints, object, current, writer })
+        Ok(DurableEngine { services, endpoints, object, current, clock, writer })
     }
 
     /// Writes all that is acknowledged by now into a new file, while the engine serves on.
@@ -78,6 +87,25 @@ impl DurableEngine {
         let (current, file, object) = (self.current.clone(), file.to_owned(), self.object.clone());
         let done = tokio::task::spawn_blocking(move || backup::backup(&current, &file, &object)).await;
         done.map_err(|error| Error::internal(&self.object, error.to_string()))?
+    }
+
+    /// Writes a backup into `directory` at once and after every `period`, and keeps the last [`MAX_BACKUPS`], as long as
+    /// somebody else has the engine. A backup that cannot be made is a warning in the log, and is tried after the next period.
+    pub async fn keep_backups(engine: Weak<DurableEngine>, directory: PathBuf, period: Duration) {
+        let period = period.max(MIN_BACKUP_PERIOD);
+        while let Some(engine) = engine.upgrade() {
+            if let Err(error) = engine.backup_into(&directory).await {
+                tracing::warn!(%error, "there is no new backup of the registry");
+            }
+            drop(engine);
+            tokio::time::sleep(period).await;
+        }
+    }
+
+    async fn backup_into(&self, directory: &Path) -> Result<()> {
+        let wall = self.clock.now().wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.backup(&directory.join(backup::name(wall))).await?;
+        backup::keep_last(directory, MAX_BACKUPS)
     }
 
     /// Makes a directory's store out of a backup.

@@ -4,7 +4,7 @@ use crate::{common::*, medium::FaultDisk};
 use futures::{FutureExt, StreamExt};
 use nsm_api::{EndpointQuery, Kind, NetworkService, Payload};
 use nsm_registry::Engine;
-use nsm_store::{DurableEngine, FILE_NAME, FORMAT, FileMedium, Medium, REOPEN_PAUSE, StorageBackend};
+use nsm_store::{DurableEngine, FILE_NAME, FORMAT, FileMedium, MAX_BACKUPS, Medium, REOPEN_PAUSE, StorageBackend};
 use rustix::{
     fd::AsRawFd,
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen},
@@ -290,6 +290,38 @@ async fn a_backup_is_made_while_serving_and_becomes_a_store() {
     copy.close().await;
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 3, "{left:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn backups_are_made_again_and_again_and_the_last_are_kept() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), TestClock::new());
+    let medium = Arc::new(FileMedium::new(dir.path().join("store")));
+    let engine = Arc::new(DurableEngine::open_on(medium, Arc::new(clock)).await.unwrap());
+    let backups = dir.path().join("backups");
+    let keeping = tokio::spawn(DurableEngine::keep_backups(Arc::downgrade(&engine), backups.clone(), LONG));
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir(&backups).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    tokio::time::sleep(LONG / 2).await;
+    let first = names();
+    assert_eq!(first.len(), 1, "{first:?}");
+    fs::write(backups.join("other"), "stays").unwrap();
+    put(&*engine, "late", "tcp://late", None).await.unwrap();
+    tokio::time::sleep(LONG * 30).await;
+    let last = names();
+    assert_eq!(last.len(), MAX_BACKUPS + 1, "{last:?}");
+    assert!(last.contains(&"other".to_owned()) && !last.contains(&first[0]));
+    Arc::into_inner(engine).unwrap().close().await;
+    tokio::time::timeout(LONG * 2, keeping).await.expect("ends with the engine").unwrap();
+
+    let newest = last.iter().rfind(|name| *name != "other").unwrap();
+    DurableEngine::restore(&backups.join(newest), &dir.path().join("restored")).unwrap();
+    let restored = DurableEngine::open(&dir.path().join("restored")).await.unwrap();
+    assert_eq!(all(&restored).await, ["late tcp://late"]);
+    restored.close().await;
+    assert!(DurableEngine::restore(&backups.join("other"), &dir.path().join("no")).is_err(), "no backup");
 }
 
 /// A disk that never answers costs the caller a bounded time.

@@ -3,7 +3,7 @@
 use super::{
     guard,
     process::{self, Common, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, WORKLOAD_API},
-    store::{self, Place},
+    store::{self, Store},
 };
 use crate::{
     context::Context,
@@ -28,6 +28,9 @@ pub const OPTIONS: &[Opt] = &[
     store::ETCD_CA,
     store::ETCD_CERTIFICATE,
     store::ETCD_KEY,
+    store::BACKUP_DIR,
+    store::BACKUP_PERIOD,
+    store::RESTORE_FROM,
     Opt::accepted("proxy-registry-url", "NSM_PROXY_REGISTRY_URL"),
     guard::SERVER_POLICIES,
     // For the registry of other domains, which is not asked yet.
@@ -39,11 +42,11 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let common = Common::read(&mut settings);
     let listen: Vec<Target> = settings.list("listen-on");
     let expire: Duration = settings.duration("expire-period");
-    let place = Place::read(&mut settings);
+    let store = Store::read(&mut settings);
     let policies = guard::server_policies(&mut settings);
     settings.finish()?;
 
-    let registry = over(place.open().await?, expire);
+    let registry = over(store.open().await?, expire);
     let process = Process::start(&common, &context).await?;
     let served = process.serve(listen, None, Some(guard::server(registry, policies)), &context).await?;
     context.notify.ready();
