@@ -1,7 +1,8 @@
 //! Measures a WireGuard tunnel between two pods on two nodes: ours and others, in turns, in the same namespaces.
 //!
 //! `cargo run --release -p nsm-packet --example wireguard [milliseconds] [turns]`, as root, on an otherwise idle machine. The
-//! other side is wireguard-go, built from `tests/wireguard-go` (needs Go).
+//! other side is wireguard-go, built from `tests/wireguard-go` (needs Go), and gotatun where the variable `GOTATUN` names it. `wireguard many
+//! [devices]` tells what many devices cost. `ONLY=ours`, `TCP=1` and `WORKERS=n` narrow it down for a profiler.
 #![allow(clippy::unwrap_used)] // a measurement that fails ends
 
 #[path = "../tests/common/mod.rs"]
@@ -36,6 +37,9 @@ fn main() {
     let number = |place: usize, default: u64| arguments.get(place).map_or(default, |text| text.parse().unwrap());
     let (span, turns) = (Duration::from_millis(number(0, 400)), number(1, 9));
     let mut kinds = vec![("ours", Kind::Ours), ("wireguard-go", Kind::Go)];
+    if std::env::var_os("GOTATUN").is_some() {
+        kinds.push(("gotatun", Kind::Gotatun));
+    }
     if let Ok(only) = std::env::var("ONLY") {
         kinds.retain(|(name, _)| *name == only);
     }
