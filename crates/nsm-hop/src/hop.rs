@@ -70,7 +70,7 @@ impl Hop {
     pub fn with_journal(mut self, journal: Arc<dyn Journal>, records: Vec<Record>) -> Hop {
         self.journal = Some(journal);
         for (record, part) in records.iter().flat_map(|record| self.role.reserve.iter().map(move |part| (record, part))) {
-            record.up.iter().chain(&record.former).for_each(|agreed| part.restore(&agreed.connection));
+            record.up.iter().chain(&record.former).for_each(|agreed| part.restore(agreed));
         }
         for record in records.into_iter().take(MAX_CONNECTIONS) {
             let (id, (sender, mailbox)) = (record.id.clone(), mpsc::channel(MAX_MAILBOX));

@@ -12,7 +12,7 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU32},
 };
 use zeroize::Zeroizing;
 
@@ -136,6 +136,25 @@ pub enum Link {
     },
 }
 
+/// The largest packet that the underlay carries, bytes; what is found out about it lowers it for all who share it.
+#[derive(Clone, Debug)]
+pub struct UnderlayMtu(Arc<AtomicU32>);
+
+impl UnderlayMtu {
+    /// As the device says.
+    pub fn new(bytes: u32) -> UnderlayMtu {
+        UnderlayMtu(Arc::new(AtomicU32::new(bytes)))
+    }
+    /// As it is known now.
+    pub fn get(&self) -> u32 {
+        self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+    /// It is no more than this.
+    pub fn lower(&self, bytes: u32) {
+        self.0.fetch_min(bytes, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 /// The public half of a tunnel's key, X25519.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PublicKey(pub [u8; 32]);
@@ -177,7 +196,21 @@ impl fmt::Debug for TunnelKey {
     }
 }
 
+/// Bytes that a VXLAN tunnel adds to an inner packet, over IPv4 and over IPv6.
+pub const VXLAN_OVERHEAD: (u32, u32) = (54, 74);
+/// Bytes that a WireGuard tunnel adds to an inner packet, over IPv4 and over IPv6.
+pub const WIREGUARD_OVERHEAD: (u32, u32) = (60, 80);
+
 impl Link {
+    /// Bytes that it adds to a packet.
+    pub fn overhead(&self) -> u32 {
+        let of = |(v4, v6), remote: IpAddr| if remote.is_ipv4() { v4 } else { v6 };
+        match self {
+            Link::Veth { .. } => 0,
+            Link::Vxlan { remote, .. } => of(VXLAN_OVERHEAD, *remote),
+            Link::Wireguard { remote, .. } => of(WIREGUARD_OVERHEAD, remote.ip()),
+        }
+    }
     /// The interfaces this link consists of.
     pub fn ifaces(&self) -> Vec<&Iface> {
         match self {

@@ -10,7 +10,10 @@ pub use vxlan::{VniPool, Vxlan};
 pub(crate) use wireguard::key_of;
 pub use wireguard::{MAX_PORTS, PortPool, Ports, TunnelKeys, Wireguard};
 
-use crate::role::{Draft, Reserve};
+use crate::{
+    journal::Agreed,
+    role::{Draft, Reserve},
+};
 use nsm_api::*;
 
 /// Answers offers of one kind.
@@ -19,8 +22,8 @@ pub trait Accept: Send + Sync {
     fn kind(&self) -> MechanismKind;
     /// Completes an offer of the previous hop. The same connection gets the same answer.
     fn accept(&self, draft: &mut Draft, offer: Mechanism) -> Result<Mechanism>;
-    /// A former process agreed on this for the connection.
-    fn restore(&self, _id: &ConnectionId, _agreed: &Mechanism) {}
+    /// A former process agreed on these for the connection, towards its client and towards its endpoint.
+    fn restore(&self, _id: &ConnectionId, _near: Option<&Mechanism>, _far: Option<&Mechanism>) {}
     /// The connection has ended.
     fn release(&self, _id: &ConnectionId) {}
 }
@@ -92,11 +95,12 @@ impl Reserve for Negotiate {
         }
         Err(last.unwrap_or_else(|| self.unsupported(draft, &draft.preferences)))
     }
-    fn restore(&self, connection: &Connection) {
-        if let Some(agreed) = &connection.mechanism
-            && let Some(accept) = self.of(&agreed.kind)
-        {
-            accept.restore(&connection.id, agreed);
+    fn restore(&self, Agreed { connection, sent, .. }: &Agreed) {
+        let far = sent.as_ref().and_then(|sent| sent.connection.mechanism.as_ref());
+        for accept in &self.0 {
+            let kind = accept.kind();
+            let of_kind = |mechanism: Option<&Mechanism>| mechanism.filter(|mechanism| mechanism.kind == kind).cloned();
+            accept.restore(&connection.id, of_kind(connection.mechanism.as_ref()).as_ref(), of_kind(far).as_ref());
         }
     }
     fn release(&self, id: &ConnectionId) {

@@ -3,7 +3,10 @@
 //! Decisions ([`Admit`], [`Reserve`], [`Wiring`]) never wait. The outside ([`Onward`]'s discovery, [`Dial`],
 //! [`Kernel`]) is awaited by the hop, and each has one real implementation and one fake.
 
-use crate::kernel::{Kernel, Wires};
+use crate::{
+    journal::Agreed,
+    kernel::{Kernel, Wires},
+};
 use async_trait::async_trait;
 use nsm_api::*;
 use std::{
@@ -83,8 +86,8 @@ pub trait Reserve: Send + Sync {
     }
     /// The connection is committed as it stands here: what it does not use may be given to others.
     fn keep(&self, _connection: &Connection) {}
-    /// The connection was agreed on like this by a former process: what it holds is not given to others.
-    fn restore(&self, _connection: &Connection) {}
+    /// This was agreed by a former process: what the connection holds is not given to others.
+    fn restore(&self, _agreed: &Agreed) {}
     /// The connection has ended.
     fn release(&self, id: &ConnectionId);
 }

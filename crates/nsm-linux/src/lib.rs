@@ -9,6 +9,7 @@
 mod admit;
 mod error;
 mod features;
+pub mod find;
 mod inet;
 mod kernel;
 mod link;

@@ -67,6 +67,11 @@ fn usable(fd: &Arc<OwnedFd>, object: &str) -> Result<Arc<OwnedFd>> {
         .map_err(|errno| refused(object, "open the descriptor anew", errno))
 }
 
+/// Whether it is a namespace, of whatever kind.
+pub fn is_namespace(fd: &OwnedFd) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|status| status.f_type as u64 == NSFS_MAGIC)
+}
+
 fn namespaces_only(fd: &OwnedFd, object: &str) -> Result<()> {
     let kind = rustix::fs::fstatfs(fd).map_err(|errno| refused(object, "look at the descriptor", errno))?.f_type;
     if kind as u64 == NSFS_MAGIC { Ok(()) } else { Err(not_a_netns(object, "the descriptor is not a namespace")) }

@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 pub mod context;
 pub mod exit;
+mod journal;
 pub mod metrics;
 pub mod notify;
 pub mod nsurl;

@@ -9,7 +9,7 @@ use crate::{
 use nsm_api::*;
 use std::time::Duration;
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 /// The connections of a former process are looked at one after the other within this time, not all at once.
 pub const RESTORE_SPREAD: Duration = Duration::from_millis(500);
@@ -162,16 +162,14 @@ impl Conn {
     fn resume(&mut self, agreed: Agreed, drifted: bool) {
         let draft = agreed.draft();
         let (expires, refresh) = self.deadlines(&agreed.connection.path);
+        if expires.is_some_and(|end| end <= Instant::now()) {
+            info!("a connection of a former life has expired");
+            return self.part_with(agreed);
+        }
         let wires = match self.role.wiring.wires(&draft, agreed.sent.as_ref()) {
-            Ok(wires) if expires.is_none_or(|end| end > Instant::now()) => wires,
-            Ok(_) => {
-                info!("a connection of a former life has expired");
-                return self.part_with(agreed);
-            }
-            Err(error) => {
-                info!(%error, "a connection of a former life cannot be taken up");
-                return self.part_with(agreed);
-            }
+            Ok(wires) => wires,
+            // Something of it is out of sight. What there is stays as it is, for its client brings it along.
+            Err(error) => return warn!(%error, "a connection of a former life waits until its client asks again"),
         };
         self.drifted = drifted;
         self.monitors.update(agreed.connection.clone());

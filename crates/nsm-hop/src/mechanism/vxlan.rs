@@ -1,7 +1,10 @@
 //! VXLAN: an Ethernet tunnel between two nodes, its device inside the pod.
 
 use super::{Accept, Offer};
-use crate::role::{Draft, Issuer};
+use crate::{
+    kernel::{UnderlayMtu, VXLAN_OVERHEAD},
+    role::{Draft, Issuer},
+};
 use nsm_api::*;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,8 +12,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Bytes that the tunnel adds to an inner packet, over IPv4 and over IPv6.
-const OVERHEAD: (u32, u32) = (54, 74);
 /// One more than the largest network identifier.
 const VNI_END: u32 = 1 << 24;
 /// Draws before the space counts as full.
@@ -59,7 +60,7 @@ pub struct Vxlan {
     /// This node's tunnel port; both nodes must use the same.
     pub port: u16,
     /// The underlay's largest packet.
-    pub underlay_mtu: u32,
+    pub underlay_mtu: UnderlayMtu,
     /// Randomness.
     pub issuer: Arc<dyn Issuer>,
     /// Identifiers in use, shared by both sides.
@@ -68,8 +69,8 @@ pub struct Vxlan {
 
 impl Vxlan {
     fn tunnel_mtu(&self) -> u32 {
-        let overhead = if self.tunnel_ip.is_ipv4() { OVERHEAD.0 } else { OVERHEAD.1 };
-        self.underlay_mtu.saturating_sub(overhead)
+        let overhead = if self.tunnel_ip.is_ipv4() { VXLAN_OVERHEAD.0 } else { VXLAN_OVERHEAD.1 };
+        self.underlay_mtu.get().saturating_sub(overhead)
     }
     fn vnis(&self) -> std::sync::MutexGuard<'_, VniPool> {
         self.vnis.lock().unwrap_or_else(PoisonError::into_inner)
@@ -108,8 +109,8 @@ impl Accept for Vxlan {
         lower(&mut draft.connection.context.mtu, mtu);
         Ok(offer)
     }
-    fn restore(&self, id: &ConnectionId, agreed: &Mechanism) {
-        if let Some(vni) = agreed.parse::<u32>(params::VNI).filter(|vni| (1..VNI_END).contains(vni)) {
+    fn restore(&self, id: &ConnectionId, near: Option<&Mechanism>, _: Option<&Mechanism>) {
+        if let Some(vni) = near.and_then(|near| near.parse::<u32>(params::VNI)).filter(|vni| (1..VNI_END).contains(vni)) {
             self.vnis().reserve(id, Some(vni), false, |_| 0);
         }
     }

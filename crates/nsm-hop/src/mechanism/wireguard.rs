@@ -2,7 +2,7 @@
 
 use super::{Accept, Offer, lower};
 use crate::{
-    kernel::{PublicKey, TunnelKey},
+    kernel::{PublicKey, TunnelKey, UnderlayMtu, WIREGUARD_OVERHEAD},
     role::Draft,
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -12,9 +12,6 @@ use std::{
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
-
-/// Bytes that the tunnel adds to an inner packet, over IPv4 and over IPv6.
-const OVERHEAD: (u32, u32) = (60, 80);
 
 /// The key pair of a connection: always the same for the same one, also after a restart.
 pub type TunnelKeys = Arc<dyn Fn(&ConnectionId) -> TunnelKey + Send + Sync>;
@@ -75,15 +72,15 @@ pub struct Wireguard {
     /// This node's tunnel ports.
     pub ports: Ports,
     /// The underlay's largest packet.
-    pub underlay_mtu: u32,
+    pub underlay_mtu: UnderlayMtu,
     /// Where keys come from.
     pub keys: TunnelKeys,
 }
 
 impl Wireguard {
     fn tunnel_mtu(&self) -> u32 {
-        let overhead = if self.tunnel_ip.is_ipv4() { OVERHEAD.0 } else { OVERHEAD.1 };
-        self.underlay_mtu.saturating_sub(overhead)
+        let overhead = if self.tunnel_ip.is_ipv4() { WIREGUARD_OVERHEAD.0 } else { WIREGUARD_OVERHEAD.1 };
+        self.underlay_mtu.get().saturating_sub(overhead)
     }
 }
 
@@ -124,6 +121,12 @@ impl Accept for Wireguard {
         offer.set(params::MTU, mtu);
         lower(&mut draft.connection.context.mtu, mtu);
         Ok(offer)
+    }
+    fn restore(&self, id: &ConnectionId, near: Option<&Mechanism>, far: Option<&Mechanism>) {
+        let ours = near.and_then(|near| near.parse(params::DST_PORT)).or_else(|| far?.parse(params::SRC_PORT));
+        if ours.is_some() {
+            self.ports.of(id, ours);
+        }
     }
     fn release(&self, id: &ConnectionId) {
         self.ports.release(id);
@@ -166,7 +169,12 @@ mod tests {
 
     fn wireguard(ip: &str, seed: u8) -> Wireguard {
         let keys = move |id: &ConnectionId| TunnelKey { public: PublicKey([seed ^ id.as_str().len() as u8; 32]), private: None };
-        Wireguard { tunnel_ip: ip.parse().unwrap(), ports: Ports::Shared(51820), underlay_mtu: 1500, keys: Arc::new(keys) }
+        Wireguard {
+            tunnel_ip: ip.parse().unwrap(),
+            ports: Ports::Shared(51820),
+            underlay_mtu: UnderlayMtu::new(1500),
+            keys: Arc::new(keys),
+        }
     }
     fn draft(payload: Payload) -> Draft {
         let mut connection = Connection::new(ConnectionId::new("c1").unwrap(), "svc".parse().unwrap());
@@ -177,7 +185,7 @@ mod tests {
     /// wire.md 7.5, 7.7, E-22
     #[test]
     fn both_sides_agree_on_addresses_keys_and_the_smaller_size() {
-        let (near, far) = (wireguard("10.0.0.1", 5), Wireguard { underlay_mtu: 1400, ..wireguard("10.0.0.2", 6) });
+        let (near, far) = (wireguard("10.0.0.1", 5), Wireguard { underlay_mtu: UnderlayMtu::new(1400), ..wireguard("10.0.0.2", 6) });
         assert!(near.offer(&draft(Payload::Ethernet), None).is_none(), "frames do not fit into an IP tunnel");
         let mut asked = draft(Payload::Ip);
         let offer = near.offer(&asked, None).unwrap();

@@ -1,6 +1,9 @@
 //! Addresses, point to point: for each pool one for the endpoint and one for the client, as host prefixes.
 
-use crate::role::{Draft, Reserve};
+use crate::{
+    journal::Agreed,
+    role::{Draft, Reserve},
+};
 use ipnet::IpNet;
 use nsm_api::*;
 use std::{
@@ -180,7 +183,7 @@ impl Reserve for Ipam {
             pool.keep(&connection.id, &committed);
         }
     }
-    fn restore(&self, connection: &Connection) {
+    fn restore(&self, Agreed { connection, .. }: &Agreed) {
         let context = &connection.context.ip_context;
         for pool in self.pools().iter_mut() {
             pool.restore(&connection.id, &context.dst_ip_addrs, &context.src_ip_addrs);

@@ -16,7 +16,6 @@ use crate::{
 use ipnet::IpNet;
 use nsm_api::*;
 use nsm_hop::{
-    hop::Hop,
     mechanism::{KernelEnd, Negotiate},
     onward::{Chain, End},
     reserve::{Dns, Ipam, IpamPolicy, Policies, Routes},
@@ -168,7 +167,7 @@ impl Config {
 
     async fn serve(self, parts: Parts, context: Context) -> Result<()> {
         let process = Process::start(&self.common, &context).await?;
-        let hop = Hop::new(Role {
+        let hop = process.hop(Role {
             name: self.name.clone(),
             standing: Standing::Server,
             issuer: process.issuer.clone(),

@@ -130,7 +130,7 @@ pub(super) async fn hop(
     let Tunnels { kernel, mut accepts, mut offers, keys } = tunnel.make(process).await?;
     accepts.insert(0, Box::new(KernelLeg));
     offers.insert(0, Box::new(KernelOffer));
-    Ok(Hop::new(Role {
+    Ok(process.hop(Role {
         name,
         standing: Standing::Server,
         issuer: process.issuer.clone(),

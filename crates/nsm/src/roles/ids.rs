@@ -37,19 +37,21 @@ impl Ids {
         }
     }
 
-    /// The ids. Those of a process that cannot keep its key end with it: its connections are then set up anew.
-    pub(super) fn load(&self) -> Result<HopIds> {
+    /// The ids, and the directory for all else that must survive a restart. Ids of a process that cannot keep its key end
+    /// with it: its connections are then set up anew.
+    pub(super) fn load(&self) -> Result<(HopIds, Option<PathBuf>)> {
+        let keep = |file: &File| Ok((HopIds::load_or_create(file)?, file.parent().map(File::to_owned)));
         let reason = match self {
-            Ids::Unused => return HopIds::random(),
-            Ids::At(file) => return HopIds::load_or_create(file),
-            Ids::Preferred(file) => match HopIds::load_or_create(file) {
-                Ok(ids) => return Ok(ids),
-                Err(error) => error.to_string(),
+            Ids::Unused => return Ok((HopIds::random()?, None)),
+            Ids::At(file) => return keep(file),
+            Ids::Preferred(file) => match keep(file) {
+                Ok(kept) => return Ok(kept),
+                Err::<_, Error>(error) => error.to_string(),
             },
             Ids::Nowhere => "there is no home directory".to_owned(),
         };
         warn!(reason, "a restart of this process will interrupt its connections; name a directory with --state-dir (NSM_STATE_DIR)");
-        HopIds::random()
+        Ok((HopIds::random()?, None))
     }
 }
 

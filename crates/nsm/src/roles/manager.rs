@@ -113,7 +113,7 @@ impl Config {
 
     /// The hop.
     pub(super) fn hop(&self, process: &Process, dial: Arc<dyn Dial>, registry: Arc<dyn RegistryApi>, context: &Context) -> Result<Hop> {
-        Ok(Hop::new(Role {
+        Ok(process.hop(Role {
             name: self.name.clone(),
             standing: Standing::Server,
             issuer: process.issuer.clone(),

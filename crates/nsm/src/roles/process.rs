@@ -6,18 +6,24 @@ use super::{
 };
 use crate::{
     context::Context,
+    journal::{FileJournal, Opened, file_name},
     settings::{GoDuration, Opt, Settings, Shape},
 };
 use nsm_api::*;
 use nsm_grpc::{DialOptions, Dialer, ServeOptions};
-use nsm_hop::role::{Dial, Issuer};
+use nsm_hop::{
+    hop::Hop,
+    role::{Dial, Issuer, Role},
+};
 use nsm_identity::{HopIds, Source};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tracing::warn;
 
 /// Longest wait for the first identity. The authority may start at the same time as we do.
 const IDENTITY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -47,7 +53,7 @@ pub const STATE_DIR: Opt = Opt::new(
     "NSM_STATE_DIR",
     "",
     Shape::Directory,
-    "Keeps the key of connection ids, so that a restart disturbs nobody; empty: $XDG_STATE_HOME/nsm, /var/lib/nsm or ~/.local/state/nsm",
+    "Keeps the key of connection ids and a journal of connections, so that a restart disturbs nobody; empty: $XDG_STATE_HOME/nsm, /var/lib/nsm or ~/.local/state/nsm",
 );
 /// The manager of this node.
 pub const CONNECT_TO: Opt =
@@ -84,8 +90,10 @@ pub struct Process {
     pub issuer: Arc<dyn Issuer>,
     /// What connections are called, and their secrets.
     pub ids: HopIds,
-    /// Grows with every start.
+    /// Grows with every start, as long as the clock does.
     pub generation: u64,
+    /// Where what must survive a restart is kept.
+    state: Option<PathBuf>,
     max_token_life: Duration,
 }
 
@@ -108,11 +116,27 @@ impl Process {
                 wait_for_ready: Duration::ZERO,
             },
         );
-        let ids = common.ids.load()?;
+        let (ids, state) = common.ids.load()?;
         let issuer = Arc::new(ProcessIssuer { source: source.clone(), ids: ids.clone(), max_life: common.max_token_life });
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let generation = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        Ok(Process { source, dialer, issuer, ids, generation, max_token_life: common.max_token_life })
+        Ok(Process { source, dialer, issuer, ids, generation, state, max_token_life: common.max_token_life })
+    }
+
+    /// The hop of a role, with the connections that its former process had.
+    pub fn hop(&self, mut role: Role) -> Hop {
+        let Some(dir) = &self.state else { return Hop::new(role) };
+        let dir = dir.join(format!("{}.journal", file_name(role.name.as_str())));
+        match FileJournal::open(&dir, role.generation) {
+            Ok(Opened { journal, records, generation }) => {
+                role.generation = generation;
+                Hop::new(role).with_journal(Arc::new(journal), records)
+            }
+            Err(error) => {
+                warn!(%error, "a sudden end of this process will disturb its connections");
+                Hop::new(role)
+            }
+        }
     }
 
     /// Listens, and serves until the shutdown; answers as soon as everything listens.
