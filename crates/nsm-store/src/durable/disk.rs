@@ -15,7 +15,7 @@ use std::{
 /// The form of the rows that this version writes, and the newest that it reads.
 pub const FORMAT: u64 = 1;
 /// How long a database that a full disk stopped is left alone before a write tries it again.
-pub const REOPEN_PAUSE: Duration = Duration::from_millis(200);
+pub const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of the database that are kept in memory beside the index.
 const CACHE_BYTES: usize = 16 << 20;
 
@@ -111,8 +111,9 @@ impl Disk {
     /// Opens the store, and reads every row of it.
     pub(super) fn open(medium: Arc<dyn Medium>) -> Result<(Disk, Vec<Row>)> {
         let faults = Arc::default();
-        let database = database(&*medium, &faults)?;
+        let mut database = database(&*medium, &faults)?;
         let object = medium.object();
+        database.check_integrity().map_err(|error| refused(&object, &faults, error))?;
         known(&database, &object)?;
         let commits = commits(&database, &object)?;
         let rows = rows(&database).map_err(|error| damaged(&object, &error))?;
@@ -213,18 +214,18 @@ fn database(medium: &dyn Medium, faults: &Arc<Mutex<Faults>>) -> Result<Database
     let object = medium.object();
     let inner = opened(medium, &object)?;
     let backend = Watched { inner, faults: faults.clone() };
-    let refused = |error: DatabaseError| {
-        if let Some((kind, text)) = lock(faults).last.take() {
-            return unusable(&object, &io::Error::new(kind, text));
-        }
-        match error {
-            DatabaseError::UpgradeRequired(version) => other_format(&object, u64::from(version)),
-            other => damaged(&object, &other),
-        }
-    };
-    let mut database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(refused)?;
-    database.check_integrity().map_err(refused)?;
-    Ok(database)
+    Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(|error| refused(&object, faults, error))
+}
+
+/// What is told of a database that cannot be used: the failure below it, if there was one.
+fn refused(object: &str, faults: &Mutex<Faults>, error: DatabaseError) -> Error {
+    if let Some((kind, text)) = lock(faults).last.take() {
+        return unusable(object, &io::Error::new(kind, text));
+    }
+    match error {
+        DatabaseError::UpgradeRequired(version) => other_format(object, u64::from(version)),
+        other => damaged(object, &other),
+    }
 }
 
 /// The bytes of the store, which is made if it is not there: a crash in the middle of that leaves nothing behind.

@@ -179,5 +179,7 @@ fn refusal(status: &Status) -> bool {
 
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let mut causes: Vec<String> = causes.map(ToString::to_string).collect();
+    causes.dedup();
+    causes.join(": ")
 }

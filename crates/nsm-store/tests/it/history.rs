@@ -145,12 +145,15 @@ async fn i7_histories_over_memory() {
     }
 }
 
-/// I7, C2: clients at once, and the machine stops somewhere in between, twice.
+/// I7, C2: clients at once, and the machine stops somewhere in between, twice; every second disk is slow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i7_histories_over_a_disk_that_crashes() {
     let (mut known, mut unknown) = (0, 0);
     for seed in 0..40 {
         let (disk, clock, mut chance, record) = (FaultDisk::default(), TestClock::new(), Seeded(seed), Record::default());
+        if seed % 2 == 0 {
+            disk.slow();
+        }
         for life in 0..3 {
             let engine = Arc::new(open(&disk, clock).await.unwrap());
             let registry = Arc::new(Registry::new(engine, real()).with_expire_period(LONG * 10));
@@ -171,5 +174,5 @@ async fn i7_histories_over_a_disk_that_crashes() {
         (known, unknown) = (known + some, unknown + others);
     }
     println!("{known} calls judged, {unknown} with unknown outcome");
-    assert!(unknown > 100, "{unknown} calls of {known} met a crash");
+    assert!(unknown > 50, "{unknown} calls of {known} met a crash");
 }

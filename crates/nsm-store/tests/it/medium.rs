@@ -5,6 +5,7 @@ use nsm_store::{Medium, StorageBackend};
 use std::{
     io,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 /// Bytes that a disk writes whole.
@@ -51,6 +52,7 @@ struct State {
     dead: bool,
     room: Option<u64>,
     lies: bool,
+    slow: bool,
 }
 
 /// The disk; clones are the same one.
@@ -87,6 +89,11 @@ impl FaultDisk {
         let disk = FaultDisk::default();
         disk.state().lies = true;
         disk
+    }
+
+    /// From now on every fsync takes some milliseconds.
+    pub(crate) fn slow(&self) {
+        self.state().slow = true;
     }
 
     pub(crate) fn operations(&self) -> u64 {
@@ -247,6 +254,12 @@ impl StorageBackend for Opened {
     }
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.operation(true)?;
+        if state.slow {
+            let pause = Duration::from_millis(state.syncs % 5);
+            drop(state);
+            std::thread::sleep(pause);
+            state = self.alive()?;
+        }
         if !state.lies {
             let image = state.image(self.blank);
             for change in &std::mem::take(&mut image.pending) {
