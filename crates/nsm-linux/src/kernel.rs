@@ -8,6 +8,7 @@ mod apply;
 mod job;
 mod links;
 mod observe;
+mod path;
 mod pinhole;
 mod policy;
 mod reap;
@@ -26,7 +27,8 @@ use crate::{
 use async_trait::async_trait;
 use job::Job;
 use nsm_api::{ConnectionId, Error, HopName, Kind, Result};
-use nsm_hop::kernel::{Counters, IfName, Iface, Kernel, Netns, Op, Owner, Wires};
+use nsm_hop::kernel::{Counters, IfName, Iface, Kernel, Netns, Op, Owner, UnderlayMtu, Wires};
+use path::Paths;
 use pinhole::Pinholes;
 use reap::Reaper;
 use rustix::{io::Errno, net::RecvFlags};
@@ -48,7 +50,7 @@ const EVENT_BYTES: usize = 32 * 1024;
 
 /// The kernel of this machine, seen from the namespace in which it was created: the underlay.
 #[derive(Clone)]
-pub struct LinuxKernel(Arc<Inner>);
+pub struct LinuxKernel(Arc<Inner>, Option<Arc<Paths>>);
 
 struct Inner {
     underlay: Mutex<Socket>,
@@ -81,15 +83,24 @@ impl LinuxKernel {
         LinuxKernel::make(Some(tunnels))
     }
     fn make(tunnels: Option<Arc<dyn Tunnels>>) -> Result<LinuxKernel> {
-        Ok(LinuxKernel(Arc::new(Inner {
-            underlay: Mutex::new(Socket::open()?),
-            pinholes: Pinholes::new(),
-            tables: Mutex::default(),
-            tunnels,
-            reaper: Reaper::default(),
-            turnstiles: (0..TURNSTILES).map(|_| Arc::default()).collect(),
-            jobs: Arc::new(Semaphore::new(MAX_JOBS)),
-        })))
+        Ok(LinuxKernel(
+            Arc::new(Inner {
+                underlay: Mutex::new(Socket::open()?),
+                pinholes: Pinholes::new(),
+                tables: Mutex::default(),
+                tunnels,
+                reaper: Reaper::default(),
+                turnstiles: (0..TURNSTILES).map(|_| Arc::default()).collect(),
+                jobs: Arc::new(Semaphore::new(MAX_JOBS)),
+            }),
+            None,
+        ))
+    }
+    /// The same, which proves that the ways to other nodes carry what tunnels need; what it finds out lowers `limit`. To be
+    /// called in the namespace of the underlay.
+    pub fn proving(mut self, limit: UnderlayMtu) -> Result<LinuxKernel> {
+        self.1 = Some(Arc::new(Paths::new(netns::current()?, limit)));
+        Ok(self)
     }
 
     /// One job for one connection, after all earlier ones for it. It ends even when the caller does not wait.
@@ -115,8 +126,12 @@ impl Kernel for LinuxKernel {
         self.job(owner, move |inner, mut job| observe::observe(inner, &mut job, &about)).await
     }
     async fn apply(&self, owner: &Owner, ops: &[Op]) -> Result<()> {
-        let ops = ops.to_vec();
-        self.job(owner, move |inner, job| apply::apply(inner, job, &ops)).await
+        let all = ops.to_vec();
+        self.job(owner, move |inner, job| apply::apply(inner, job, &all)).await?;
+        match &self.1 {
+            Some(paths) => paths.prove(ops).await,
+            None => Ok(()),
+        }
     }
     async fn appeared(&self, iface: &Iface) -> Result<()> {
         loop {

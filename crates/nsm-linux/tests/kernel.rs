@@ -7,7 +7,7 @@ use common::{MUST, Real};
 use nsm_api::{ConnectionId, HopName, Kind};
 use nsm_hop::{
     diff::diff,
-    kernel::{IfName, Iface, Kernel, Link, Netns, Op, Owner, PublicKey, TunnelKey, Wire, Wires},
+    kernel::{IfName, Iface, Kernel, Link, Netns, Op, Owner, PublicKey, TunnelKey, UnderlayMtu, Wire, Wires},
 };
 use nsm_linux::{
     LinuxKernel,
@@ -343,4 +343,37 @@ async fn the_kernels_wireguard_joins_two_pods() {
         kernel.apply(&owner, &diff(&Wires::new(), &side(own, other))).await.unwrap();
         assert_eq!(Net::new(&pods[own].netns).unwrap().links().unwrap().len(), 1);
     }
+}
+
+/// E-22: a device on the way is smaller than ours, and nobody says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_that_swallows_large_packets_is_found_out() {
+    let (world, _) = Real::new();
+    let host = neighbour(&world.node, "192.0.2.2");
+    host.set_mtu("up", 1400).unwrap();
+    let limit = UnderlayMtu::new(1500);
+    let made = netns::run_in_blocking(world.node.netns(), || LinuxKernel::new()?.proving(limit.clone()));
+    let (kernel, at) = (made.unwrap().unwrap(), iface(&netns::create().expect(MUST), "nsm-1"));
+    let wires = |mtu: u32| {
+        let (local, remote) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        Wires::from([Wire::Link(Link::Vxlan { at: at.clone(), local, remote, vni: 7, port: 4789 }), Wire::Mtu { on: at.clone(), mtu }])
+    };
+    let error = kernel.apply(&owner("large"), &adds(&wires(1446))).await.unwrap_err();
+    assert!(error.retryable() && error.object.contains("192.0.2.2") && error.reason.contains("1500 bytes"), "{error}");
+    // A device lets room for one VLAN tag pass.
+    let small = limit.get();
+    assert!((1400..=1404).contains(&small), "{error}");
+    kernel.apply(&owner("large"), &diff(&Wires::new(), &wires(1446))).await.unwrap();
+    kernel.apply(&owner("large"), &adds(&wires(small - 54))).await.unwrap();
+    kernel.apply(&owner("large"), &diff(&Wires::new(), &wires(small - 54))).await.unwrap();
+    // A node that answers nothing keeps nobody from making tunnels to it.
+    let silent = Wires::from([Wire::Link(Link::Vxlan {
+        at: at.clone(),
+        local: "192.0.2.1".parse().unwrap(),
+        remote: "203.0.113.9".parse().unwrap(),
+        vni: 8,
+        port: 4789,
+    })]);
+    kernel.apply(&owner("silent"), &adds(&silent)).await.unwrap();
+    kernel.apply(&owner("silent"), &diff(&Wires::new(), &silent)).await.unwrap();
 }

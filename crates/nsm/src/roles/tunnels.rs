@@ -10,7 +10,7 @@ use super::{
 use crate::settings::{Opt, Settings, Shape};
 use nsm_api::*;
 use nsm_hop::{
-    kernel::Kernel,
+    kernel::{Kernel, UnderlayMtu},
     mechanism::{Accept, Offer, TunnelKeys, VniPool, Vxlan, Wireguard, prioritised},
 };
 use nsm_linux::LinuxKernel;
@@ -108,12 +108,14 @@ impl Tunnel {
                 return Ok(Tunnels { kernel: Arc::new(kernel), accepts: vec![], offers: vec![], keys: None });
             }
         };
-        let underlay_mtu = kernel.underlay_mtu(tunnel_ip).await?;
+        let underlay_mtu = UnderlayMtu::new(kernel.underlay_mtu(tunnel_ip).await?);
+        let kernel = kernel.proving(underlay_mtu.clone())?;
         let mut accepts: Vec<Box<dyn Accept>> = vec![];
         let mut offers: Vec<Box<dyn Offer>> = vec![];
         if !self.encrypted_only {
             let vnis = Arc::new(Mutex::new(VniPool::default()));
-            let vxlan = Vxlan { tunnel_ip, port: self.vxlan_port, underlay_mtu, issuer: process.issuer.clone(), vnis };
+            let vxlan =
+                Vxlan { tunnel_ip, port: self.vxlan_port, underlay_mtu: underlay_mtu.clone(), issuer: process.issuer.clone(), vnis };
             accepts.push(Box::new(vxlan.clone()));
             offers.push(Box::new(vxlan));
         }
