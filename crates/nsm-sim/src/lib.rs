@@ -1,0 +1,29 @@
+//! A whole domain in one process: the very code of the hops and of the registry, on simulated time, over a simulated
+//! network and simulated kernels that carry packets.
+//!
+//! [`run()`] plays one seed of a [`Topology`] through warm-up, faults, calm and drain, and says the first sentence that did not
+//! hold. Everything comes from the seed: the same seed twice gives the same events, which [`Outcome::hash`] stands for.
+//!
+//! Not here: sockets and gRPC (roles call each other directly), tokens that are signed (they are plain words here), encrypted
+//! tunnels, passthrough endpoints; what roles do beside their hop is done again in `process.rs`.
+
+#![forbid(unsafe_code)]
+
+mod chance;
+mod check;
+mod disk;
+mod events;
+mod faults;
+mod issuer;
+mod kernel;
+mod life;
+mod net;
+mod packets;
+mod process;
+mod run;
+pub mod topology;
+mod world;
+
+pub use events::{SHOWN_EVENTS, Violation};
+pub use run::{CALM_BOUND, Options, Outcome, run};
+pub use topology::Topology;

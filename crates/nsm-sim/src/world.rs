@@ -1,0 +1,241 @@
+//! Everything of one run that more than one part needs: who lives, what lies on disks, who cannot reach whom, the clock.
+
+use crate::{
+    chance::Chance,
+    events::Events,
+    life::Life,
+    packets::Packets,
+    run::Options,
+    topology::Topology,
+};
+use nsm_api::*;
+use nsm_hop::{
+    hop::Hop,
+    journal::Record,
+    kernel::Netns,
+    testing::FakeKernel,
+};
+use nsm_registry::MemoryEngine;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    fs::File,
+    net::{IpAddr, Ipv4Addr},
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+use tokio::{sync::watch, task::AbortHandle, time::Instant};
+
+/// Device numbers of the invented namespaces and sockets.
+pub(crate) const NETNS_DEV: u64 = 0x5e7;
+pub(crate) const SOCKET_DEV: u64 = 0x50c;
+/// Begin of all runs by the wall clock, in seconds since 1970.
+const EPOCH: u64 = 1_800_000_000;
+
+/// A process that runs or has run.
+#[derive(Clone)]
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) node: usize,
+    pub(crate) life: Life,
+    pub(crate) hop: Option<Hop>,
+    pub(crate) registry: Option<Arc<dyn RegistryApi>>,
+    /// It was asked to end in order.
+    pub(crate) stop: Arc<watch::Sender<bool>>,
+    pub(crate) main: Option<AbortHandle>,
+}
+
+/// What makes calls fail and take their time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Weather {
+    /// Of a thousand calls between nodes so many never arrive.
+    pub(crate) lost: u64,
+    /// Of a thousand answers between nodes so many never arrive.
+    pub(crate) unheard: u64,
+    /// Of a thousand Requests so many arrive twice.
+    pub(crate) twice: u64,
+    /// Longest further delay of a message between nodes, milliseconds.
+    pub(crate) slow: u64,
+    /// Of a thousand kernel calls so many fail.
+    pub(crate) kernel: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) processes: BTreeMap<String, Process>,
+    pub(crate) journals: BTreeMap<String, BTreeMap<ConnectionId, Record>>,
+    /// Which process listens on which socket, by inode. A successor has another socket.
+    pub(crate) sockets: BTreeMap<u64, (String, Life)>,
+    pub(crate) pods: BTreeMap<String, Netns>,
+    pub(crate) wanted: BTreeSet<String>,
+    pub(crate) weather: Weather,
+    /// When each client last found its wire silent.
+    pub(crate) silent: BTreeMap<ConnectionId, Instant>,
+    pub(crate) packets: Option<Arc<Packets>>,
+    numbers: u64,
+}
+
+pub(crate) struct Inner {
+    topology: Topology,
+    options: Options,
+    chance: Chance,
+    events: Events,
+    start: Instant,
+    kernels: Vec<FakeKernel>,
+    /// Pairs of nodes between which nothing passes, the lower first.
+    cuts: watch::Sender<BTreeSet<(usize, usize)>>,
+    pub(crate) engine: Arc<MemoryEngine>,
+    /// The open file that stands for every namespace and every socket: nothing reads it.
+    file: Arc<OwnedFd>,
+    state: Mutex<State>,
+}
+
+/// Clones are the same world.
+#[derive(Clone)]
+pub(crate) struct World(Arc<Inner>);
+
+impl World {
+    /// Nothing runs yet. Called on the paused clock of the run.
+    pub(crate) fn new(topology: &Topology, options: &Options, seed: u64) -> Result<World> {
+        let file = File::open("/dev/null")
+            .map_err(|error| Error::new(Kind::Kernel, "/dev/null", error.to_string(), "raise the limit of open files (ulimit -n)"))?;
+        let kernels: Vec<FakeKernel> = topology.nodes.iter().map(|_| FakeKernel::default()).collect();
+        for (node, kernel) in kernels.iter().enumerate() {
+            kernel.set_underlay(address(node), 1500);
+        }
+        Ok(World(Arc::new(Inner {
+            topology: topology.clone(),
+            options: options.clone(),
+            chance: Chance::new(seed),
+            events: Events::default(),
+            start: Instant::now(),
+            kernels,
+            cuts: watch::Sender::default(),
+            engine: Arc::new(MemoryEngine::new()),
+            file: Arc::new(file.into()),
+            state: Mutex::default(),
+        })))
+    }
+    pub(crate) fn topology(&self) -> &Topology {
+        &self.0.topology
+    }
+    pub(crate) fn options(&self) -> &Options {
+        &self.0.options
+    }
+    pub(crate) fn chance(&self) -> &Chance {
+        &self.0.chance
+    }
+    pub(crate) fn events(&self) -> &Events {
+        &self.0.events
+    }
+    pub(crate) fn engine(&self) -> Arc<MemoryEngine> {
+        self.0.engine.clone()
+    }
+    pub(crate) fn file(&self) -> Arc<OwnedFd> {
+        self.0.file.clone()
+    }
+    pub(crate) fn kernel(&self, node: usize) -> &FakeKernel {
+        &self.0.kernels[node]
+    }
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.0.start.elapsed()
+    }
+    pub(crate) fn wall(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH) + self.elapsed()
+    }
+    /// A number that was never given before.
+    pub(crate) fn number(&self) -> u64 {
+        let mut state = self.state();
+        state.numbers += 1;
+        state.numbers
+    }
+    pub(crate) fn note(&self, what: fmt::Arguments<'_>) {
+        self.0.events.note(self.elapsed(), what);
+    }
+    pub(crate) fn violate(&self, sentence: String) {
+        self.0.events.violate(self.elapsed(), sentence);
+    }
+
+    /// The process of this name, if it lives.
+    pub(crate) fn process(&self, name: &str) -> Option<Process> {
+        self.state().processes.get(name).filter(|process| !process.life.is_over()).cloned()
+    }
+    /// The process behind an address.
+    pub(crate) fn at(&self, target: &Target) -> Option<Process> {
+        match target {
+            Target::Inode(key) => {
+                let (name, life) = self.state().sockets.get(&key.ino).cloned()?;
+                self.process(&name).filter(|_| !life.is_over())
+            }
+            Target::Unix(path) => self.process(path.file_stem()?.to_str()?),
+            Target::Tcp { host, .. } => {
+                let node = (0..self.0.kernels.len()).find(|node| address(*node).to_string() == *host)?;
+                self.process(&crate::topology::manager(&self.0.topology.nodes[node]))
+            }
+            Target::InProcess(name) => self.process(name),
+        }
+    }
+    /// The pod of a client or endpoint.
+    pub(crate) fn pod(&self, name: &str) -> Netns {
+        let known = self.state().pods.get(name).cloned();
+        known.unwrap_or_else(|| self.new_pod(name))
+    }
+    /// A pod that has nothing in it yet.
+    pub(crate) fn new_pod(&self, name: &str) -> Netns {
+        let netns = Netns { key: InodeKey { dev: NETNS_DEV, ino: self.number() }, file: Some(self.file()) };
+        self.state().pods.insert(name.to_owned(), netns.clone());
+        netns
+    }
+
+    /// Whether nothing passes between two nodes.
+    pub(crate) fn is_cut(&self, a: usize, b: usize) -> bool {
+        a != b && self.0.cuts.borrow().contains(&(a.min(b), a.max(b)))
+    }
+    pub(crate) fn cut(&self, a: usize, b: usize, cut: bool) {
+        let pair = (a.min(b), a.max(b));
+        self.0.cuts.send_modify(|cuts| {
+            if cut { cuts.insert(pair) } else { cuts.remove(&pair) };
+        });
+        self.changed();
+    }
+    /// Resolves when nothing has passed between two nodes for so long; never within a node.
+    pub(crate) async fn severed(&self, a: usize, b: usize, patience: Duration) {
+        let mut cuts = self.0.cuts.subscribe();
+        loop {
+            let pair = (a.min(b), a.max(b));
+            // The sender lives as long as we do.
+            let _ = cuts.wait_for(|cuts| a != b && cuts.contains(&pair)).await.map(drop);
+            if tokio::time::timeout(patience, cuts.wait_for(|cuts| !cuts.contains(&pair))).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Something has changed on which the way of packets depends.
+    pub(crate) fn changed(&self) {
+        self.state().packets = None;
+    }
+    /// Where packets go now.
+    pub(crate) fn packets(&self) -> Arc<Packets> {
+        let known = self.state().packets.clone();
+        known.unwrap_or_else(|| {
+            let packets = Arc::new(Packets::of(self));
+            self.state().packets = Some(packets.clone());
+            packets
+        })
+    }
+}
+
+/// The address of a node.
+pub(crate) fn address(node: usize) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 0, (node / 250) as u8, (node % 250 + 1) as u8))
+}
+
+/// The address of a node's manager.
+pub(crate) fn url(node: usize) -> String {
+    format!("tcp://{}:5001", address(node))
+}
