@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! <state-dir>/<name>.journal/<generation>/life          which boot of the machine, which network namespace
-//! <state-dir>/<name>.journal/<generation>/<connection>  see `format`
+//! <state-dir>/<name>.journal/<generation>/<connection>.<number>
 //! ```
 //!
 //! A process that starts makes a directory of a higher generation, links the records into it, and removes the former
 //! one. So a former process that was only asleep writes into a directory that is gone: it changes nothing, whenever it
-//! wakes up. A file is written aside and renamed; nothing is flushed to the disk, for what it is about ends with the machine.
+//! wakes up. A record is a new file with a higher number (see `format`), after which the one before it goes: so there is
+//! always a whole one. To write it aside and rename it would have the disk busy at once. Nothing is flushed to the disk at
+//! all, for what it is about ends with the machine.
 //!
 //! What cannot be read is left out with a warning; nothing outside is ever undone because of it. A disk that is full costs
 //! connections their protection and nothing else.
@@ -28,7 +30,7 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File},
     io::{self, Read, Write},
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
@@ -46,7 +48,7 @@ const MAX_RECORD_BYTES: usize = 1 << 20;
 const MAX_FILE_NAME: usize = 200;
 /// The file that says whose records these are.
 const LIFE: &str = "life";
-/// The name of a file that is being written.
+/// The directory of a life that is being made.
 const ASIDE: &str = ".aside";
 
 /// See the module. Written by a thread of its own, which ends with this.
@@ -87,7 +89,7 @@ impl FileJournal {
         let lives = lives(dir).map_err(failed)?;
         let latest = lives.last().copied();
         let generation = latest.map_or(generation, |latest| generation.max(latest + 1));
-        let records = succeed(dir, latest, generation).map_err(failed)?;
+        let (records, numbers) = succeed(dir, latest, generation).map_err(failed)?;
         for former in lives {
             let _ = fs::remove_dir_all(dir.join(former.to_string())); // the next one tries again
         }
@@ -97,7 +99,8 @@ impl FileJournal {
         let own = dir.join(generation.to_string());
         let handle = rustix::fs::open(&own, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| failed(errno.into()))?;
         let (jobs, waiting) = mpsc::channel(MAX_WAITING);
-        let writer = Writer { dir: handle, shown: own, state: Condition::Well };
+        let last = numbers.values().copied().max().unwrap_or(0);
+        let writer = Writer { dir: handle, shown: own, state: Condition::Well, numbers, last };
         std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(waiting)).map_err(failed)?;
         Ok(Opened { journal: FileJournal { jobs }, records, generation })
     }
@@ -135,8 +138,11 @@ fn lives(dir: &Place) -> io::Result<Vec<u64>> {
     Ok(lives)
 }
 
+/// By the connection's part of its name, the number of its file.
+type Numbers = BTreeMap<String, u64>;
+
 /// Makes the directory of this life, with all records of the former one in it.
-fn succeed(dir: &Place, former: Option<u64>, generation: u64) -> io::Result<Vec<Record>> {
+fn succeed(dir: &Place, former: Option<u64>, generation: u64) -> io::Result<(Vec<Record>, Numbers)> {
     let (aside, life) = (dir.join(ASIDE), this_life());
     match fs::remove_dir_all(&aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -144,43 +150,48 @@ fn succeed(dir: &Place, former: Option<u64>, generation: u64) -> io::Result<Vec<
     }
     DirBuilder::new().mode(0o700).create(&aside)?;
     fs::write(aside.join(LIFE), &life)?;
-    let mut written = Vec::new();
+    let mut taken = BTreeMap::new();
     if let Some(former) = former.map(|former| dir.join(former.to_string())) {
         match fs::read_to_string(former.join(LIFE)) {
-            Ok(theirs) if theirs == life => written = take(&former, &aside)?,
+            Ok(theirs) if theirs == life => taken = take(&former, &aside)?,
             Ok(_) => info!(dir = %former.display(), "records of another boot or another network namespace are left behind"),
             Err(error) => warn!(dir = %former.display(), %error, "records that do not say whose they are, are left out"),
         }
     }
     fs::rename(&aside, dir.join(generation.to_string()))?;
-    let wanted: BTreeSet<InodeKey> = written.iter().flat_map(|(_, written)| written.namespaces()).collect();
-    let found = Found::look(&wanted);
-    let record = |(path, written): (PathBuf, Written)| match written.record(&found) {
+    let wanted: BTreeSet<InodeKey> = taken.values().flat_map(|(_, written)| written.namespaces()).collect();
+    let (found, numbers) = (Found::look(&wanted), taken.iter().map(|(id, (number, _))| (id.clone(), *number)).collect());
+    let record = |(id, (_, written)): (String, (u64, Written))| match written.record(&found) {
         Ok(record) => Some(record),
         Err(error) => {
-            warn!(file = %path.display(), %error, "a record is left out; its connection is set up anew");
+            warn!(id, %error, "a record is left out; its connection is set up anew");
             None
         }
     };
-    Ok(written.into_iter().filter_map(record).collect())
+    Ok((taken.into_iter().filter_map(record).collect(), numbers))
 }
 
-/// Links all records that can be read from one directory into another.
-fn take(former: &Place, to: &Place) -> io::Result<Vec<(PathBuf, Written)>> {
-    let mut taken = Vec::new();
+/// Links the latest record of each connection that can be read from one directory into another.
+fn take(former: &Place, to: &Place) -> io::Result<BTreeMap<String, (u64, Written)>> {
+    let mut taken: BTreeMap<String, (u64, Written)> = BTreeMap::new();
     for entry in fs::read_dir(former)? {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
-        if name == LIFE || name == ASIDE {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| *name != LIFE) else { continue };
+        let Some((id, number)) = name.split_once('.').and_then(|(id, number)| Some((id, number.parse().ok()?))) else {
+            warn!(file = %path.display(), "is none of ours");
             continue;
-        }
-        let read = if taken.len() < MAX_CONNECTIONS { load(&path) } else { Err("is one too many".to_owned()) };
-        match read {
-            Ok(written) => {
-                fs::hard_link(&path, to.join(&name))?;
-                taken.push((path, written));
-            }
+        };
+        let later = taken.get(id).is_some_and(|(other, _)| *other > number);
+        let full = taken.len() >= MAX_CONNECTIONS && !taken.contains_key(id);
+        match if full { Err("is one too many".to_owned()) } else { load(&path) } {
+            Ok(_) if later => {}
+            Ok(written) => drop(taken.insert(id.to_owned(), (number, written))),
             Err(reason) => warn!(file = %path.display(), reason, "a record is left out; its connection is set up anew"),
         }
+    }
+    for (id, (number, _)) in &taken {
+        let name = format!("{id}.{number}");
+        fs::hard_link(former.join(&name), to.join(&name))?;
     }
     Ok(taken)
 }
@@ -212,6 +223,9 @@ struct Writer {
     dir: OwnedFd,
     shown: PathBuf,
     state: Condition,
+    numbers: Numbers,
+    /// The highest number so far.
+    last: u64,
 }
 
 impl Writer {
@@ -226,24 +240,29 @@ impl Writer {
         }
     }
 
-    fn keep(&self, file: &str, bytes: &[u8]) -> io::Result<()> {
-        if file.len() > MAX_FILE_NAME || bytes.len() > MAX_RECORD_BYTES {
-            let _ = self.forget(file); // an old record would be wrong
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a record is too long"));
+    fn keep(&mut self, file: &str, bytes: &[u8]) -> io::Result<()> {
+        self.last += 1;
+        let name = format!("{file}.{}", self.last);
+        let written = if file.len() > MAX_FILE_NAME || bytes.len() > MAX_RECORD_BYTES {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "a record is too long"))
+        } else {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(&self.dir, &name, flags, Mode::RUSR | Mode::WUSR)
+                .map_err(io::Error::from)
+                .and_then(|open| File::from(open).write_all(bytes))
+        };
+        // After a failure as well: better none than one that is not true any more.
+        let forgotten = self.forget(file);
+        match written {
+            Ok(()) => drop(self.numbers.insert(file.to_owned(), self.last)),
+            Err(_) => drop(rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty())),
         }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let written = rustix::fs::openat(&self.dir, ASIDE, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(io::Error::from)
-            .and_then(|aside| File::from(aside).write_all(bytes))
-            .and_then(|()| Ok(rustix::fs::renameat(&self.dir, ASIDE, &self.dir, file)?));
-        if written.is_err() {
-            let _ = self.forget(file); // better none than one that is not true any more
-        }
-        written
+        written.and(forgotten)
     }
 
-    fn forget(&self, file: &str) -> io::Result<()> {
-        match rustix::fs::unlinkat(&self.dir, file, AtFlags::empty()) {
+    fn forget(&mut self, file: &str) -> io::Result<()> {
+        let Some(number) = self.numbers.remove(file) else { return Ok(()) };
+        match rustix::fs::unlinkat(&self.dir, format!("{file}.{number}"), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
