@@ -196,6 +196,9 @@ spec:
      routes: [{to: 10.9.0.0/16, via: 172.31.0.1}]}
 ";
 
+    /// Tries of a second.
+    const MAX_TRIES: u32 = 10;
+
     /// Needs the right to make namespaces; without it this test fails.
     #[tokio::test]
     async fn places_are_made_joined_remembered_and_deleted() {
@@ -212,7 +215,15 @@ spec:
 
         let answered = |from: &str, to: &str| {
             let (netns, to) = (places.get(&lab.namespace(from)).unwrap().netns.clone(), to.parse().unwrap());
-            async move { probe::ping(&netns, probe::PingOptions::once(to)).await.unwrap().complete() }
+            // The kernel takes a moment to let a bridge's new port carry packets.
+            async move {
+                for _ in 0..MAX_TRIES {
+                    if probe::ping(&netns, probe::PingOptions::once(to)).await.unwrap().complete() {
+                        return true;
+                    }
+                }
+                false
+            }
         };
         assert!(answered("a", "10.231.0.12").await, "nodes reach each other over the fabric");
         assert!(answered("gateway", "172.31.0.10").await, "a pod reaches its host");

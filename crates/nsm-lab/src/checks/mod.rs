@@ -9,6 +9,7 @@ mod mesh;
 mod names;
 mod packets;
 mod state;
+mod steady;
 
 use crate::{
     report::CheckResult,
@@ -74,7 +75,7 @@ fn is_tried_once(check: &Check) -> bool {
         Check::Ping { .. } | Check::Tcp { .. } | Check::Isolation { .. } | Check::App { .. } => true,
         Check::Lasts { within, .. } => within.is_none(),
         Check::Kill { .. } | Check::End { .. } | Check::Restart { .. } => true,
-        Check::Write { .. } | Check::Apply { .. } => true,
+        Check::Write { .. } | Check::Apply { .. } | Check::Steady { .. } => true,
         Check::Interface { .. } | Check::Addresses { .. } | Check::Route { .. } | Check::Connections { .. } => false,
         Check::Way { .. } | Check::Resolves { .. } | Check::ResolvConf { .. } => false,
         Check::Ready { .. } | Check::Refusal { .. } | Check::Close { .. } | Check::Unchanged { .. } => false,
@@ -106,6 +107,9 @@ async fn look(world: &mut World, check: &Check) -> Result<Seen> {
         Check::Restart { process, ending } => world.restart(process, *ending).await.map(|()| Seen::new(true, "ready again")),
         Check::Refusal { client, hop, contains } => mesh::refusal(world, client, hop.as_deref(), contains),
         Check::Lasts { client, interface, span, .. } => life::lasts(world, client, interface, *span).await,
+        Check::Steady { client, interface, to, restarts, lost } => {
+            steady::steady(world, (client, interface, *to), restarts, *lost).await
+        }
         Check::Kill { client } => life::kill(world, client).await,
         Check::Close { client } => mesh::closed(world, client).await,
     }

@@ -20,7 +20,7 @@ const MIN_SIZE: usize = 8;
 /// Longest time of a check.
 const MAX_SPAN: Span = Span(Duration::from_secs(600));
 const KINDS: &str = "ping, tcp, interface, addresses, route, way, resolves, resolvConf, connections, ready, refusal, app, close, lasts, \
-     kill, end, restart, write, apply, isolation, unchanged";
+     kill, end, restart, steady, write, apply, isolation, unchanged";
 
 /// Reads a check; `None` when it cannot be one (noted).
 pub(super) fn check(outer: Fields<'_>) -> Option<Check> {
@@ -49,6 +49,7 @@ pub(super) fn check(outer: Fields<'_>) -> Option<Check> {
         "kill" => Some(Check::Kill { client: fields.need_text("client") }),
         "end" => Some(Check::End { process: fields.need_text("process"), ending: ending(&mut fields) }),
         "restart" => Some(Check::Restart { process: fields.need_text("process"), ending: ending(&mut fields) }),
+        "steady" => steady(&mut fields),
         "isolation" => isolation(&mut fields),
         "unchanged" => Some(Check::Unchanged { pods: fields.texts("pods") }),
         _ => {
@@ -182,6 +183,19 @@ fn app(fields: &mut Fields<'_>) -> Option<Check> {
     let client = fields.need_text("client");
     let (interface, route) = (fields.text("interface"), fields.parse("route", PREFIX));
     Some(Check::App { client, interface, route, reaches: fields.flag("reaches", false) })
+}
+
+fn steady(fields: &mut Fields<'_>) -> Option<Check> {
+    let (client, interface) = (fields.need_text("client"), fields.need_text("interface"));
+    let (to, restarts) = (fields.parse("to", ADDRESS), fields.texts("restarts"));
+    if restarts.is_empty() {
+        fields.wrong("restarts", "is missing, must name at least one process");
+    }
+    let lost = fields.parse("lost", "a number of echoes").unwrap_or(0);
+    if to.is_none() {
+        fields.wrong("to", format!("is missing, must be {ADDRESS}"));
+    }
+    Some(Check::Steady { client, interface, to: to?, restarts, lost })
 }
 
 fn lasts(fields: &mut Fields<'_>) -> Option<Check> {

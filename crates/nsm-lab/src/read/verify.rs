@@ -173,6 +173,12 @@ fn one_check(at: &str, check: &Check, places: &BTreeSet<&str>, (lab, notes): (&L
             let processes: Vec<String> = lab.processes().collect();
             known(at, process, &processes.iter().map(String::as_str).collect(), notes);
         }
+        Check::Steady { client, restarts, .. } => {
+            known(at, client, &clients, notes);
+            let processes: Vec<String> = lab.processes().collect();
+            let names = processes.iter().map(String::as_str).collect();
+            restarts.iter().for_each(|process| known(at, process, &names, notes));
+        }
         Check::Way { pod, .. } => known(at, pod, places, notes),
         Check::Resolves { pod, .. } | Check::ResolvConf { pod, .. } => {
             known(at, pod, &clients, notes);

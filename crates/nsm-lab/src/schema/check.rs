@@ -91,6 +91,7 @@ pub enum Check {
     Kill { client: String },
     End { process: String, ending: Ending },
     Restart { process: String, ending: Ending },
+    Steady { client: String, interface: String, to: IpAddr, restarts: Vec<String>, lost: u32 },
     Isolation { from: String, to: IpAddr, at: Option<String> },
     Unchanged { pods: Vec<String> },
 }
@@ -167,6 +168,8 @@ impl Check {
             Check::Kill { .. } => "nothing remains once its token has expired".to_owned(),
             Check::End { .. } => "ended".to_owned(),
             Check::Restart { .. } => "ready again".to_owned(),
+            Check::Steady { lost: 0, .. } => "no echo lost, same interface".to_owned(),
+            Check::Steady { lost, .. } => format!("at most {lost} echoes lost, same interface"),
             Check::Isolation { .. } => "once at its two ends, nowhere else".to_owned(),
             Check::Unchanged { .. } => "as before the start".to_owned(),
         }
@@ -200,6 +203,9 @@ impl fmt::Display for Check {
             Check::Kill { client } => write!(f, "{client} is killed"),
             Check::End { process, ending } => write!(f, "{process} is ended by {ending}"),
             Check::Restart { process, ending } => write!(f, "{process} is ended by {ending} and started again"),
+            Check::Steady { client, interface, restarts, .. } => {
+                write!(f, "{interface} of {client} while SIGKILL hits {}", restarts.join(", "))
+            }
             Check::Isolation { from, to, .. } => write!(f, "isolation of {from} to {to}"),
             Check::Unchanged { pods } => write!(f, "kernel objects of {}", pods.join(", ")),
         }

@@ -97,6 +97,7 @@
 //! | `refusal: {client, hop, contains: []}` | its last try ended in a sentence by that hop with these words |
 //! | `app: {client, interface, route, reaches: true}` | the application saw this at its very first look, and its peer answered |
 //! | `close: {client}` | after SIGTERM nothing of its vWires remains in any namespace or manager |
+//! | `steady: {client, interface, to, restarts: [process, ...], lost: 0}` | while each of these processes is killed and started again, one after the other, echoes go to and fro over this vWire without a break; none is lost, or at most so many; the interface stays the same |
 //! | `isolation: {from, to, at}` | probes sent on this vWire are seen at its two ends and nowhere else; `at` is the pod at the far end, where several have that address |
 //! | `lasts: {client, interface, for: 8s, within: 30s}` | all that time echoes over this vWire come back, its interface stays the same, and its path's tokens are renewed; with `within`, it is tried again until then |
 //! | `kill: {client}` | after SIGKILL nothing of its vWires remains anywhere as soon as its token has expired |
@@ -109,7 +110,7 @@
 //! | `apply: {service: {}}` | this NetworkService, in full as users write it, is registered, new or changed |
 //! | `unchanged: {pods: []}` | the kernel objects of these pods are those from before any process ran |
 //!
-//! A check waits for its state with a bound; `ping`, `tcp`, `lasts` and `isolation` must hold at once, because a vWire
+//! A check waits for its state with a bound; `ping`, `tcp`, `lasts`, `steady` and `isolation` must hold at once, because a vWire
 //! that is reported up carries packets.
 //!
 //! Not here: reading ([`crate::read()`]) and what processes come of it ([`crate::plan`]).
