@@ -277,6 +277,7 @@ impl Follower {
         let mut since = Some(asked);
         loop {
             tokio::select! {
+                biased; // a simulation repeats itself
                 event = events.next() => match event {
                     Some(Ok(event)) => {
                         let Some(shared) = self.shared.upgrade() else { return End::Unused };

@@ -39,6 +39,7 @@ async fn run<T: Expires>(table: Weak<T>, wake: Arc<Notify>) {
         match next {
             None => wake.notified().await,
             Some(deadline) => tokio::select! {
+                biased; // a simulation repeats itself
                 () = tokio::time::sleep_until(deadline) => {}
                 () = wake.notified() => {}
             },

@@ -12,6 +12,9 @@ fn main() -> nsm_api::Result<()> {
     for seed in of(0, 1)..of(0, 1) + of(1, 1) {
         let outcome = run(&topology, &options, seed)?;
         events += outcome.events;
+        if of(1, 1) <= 3 {
+            println!("seed {seed}: {} events, {}", outcome.events, outcome.hash);
+        }
         if let Some(violation) = &outcome.violation {
             bad += 1;
             println!("seed {seed} at {} ms: {}", violation.at_ms, violation.sentence);

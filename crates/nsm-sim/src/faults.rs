@@ -3,7 +3,7 @@
 use crate::{
     process::REGISTRY,
     topology,
-    world::{Weather, World},
+    world::{Weather, World, pairs},
 };
 use nsm_hop::kernel::{IfName, Iface};
 use std::time::Duration;
@@ -38,8 +38,7 @@ pub(crate) async fn rage(world: &World, end: Instant) {
 fn calm(world: &World) {
     world.note(format_args!("calm"));
     world.state().weather = Weather::default();
-    let nodes = world.topology().nodes.len();
-    (0..nodes).flat_map(|a| (0..a).map(move |b| (a, b))).for_each(|(a, b)| world.cut(a, b, false));
+    pairs(world.topology().nodes.len()).for_each(|(a, b)| world.cut(a, b, false));
     world.state().processes.values().for_each(|process| process.life.ends_after(0));
     start_all(world);
 }

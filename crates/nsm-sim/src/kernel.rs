@@ -51,7 +51,7 @@ impl SimKernel {
     fn judge(&self, owner: &Owner, op: &Op) {
         let Op::Del(Wire::Link(link)) = op else { return };
         let processes = self.world.state().processes.clone();
-        for (name, process) in processes.iter().filter(|(_, process)| !process.life.is_over() && !*process.stop.borrow()) {
+        for (name, process) in processes.iter().filter(|(_, process)| !process.life.is_over() && !process.stop.is()) {
             let wanted = self.world.state().wanted.contains(name);
             let Some(hop) = process.hop.as_ref().filter(|_| wanted) else { continue };
             let pod = self.world.pod(name);

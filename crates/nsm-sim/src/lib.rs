@@ -14,6 +14,7 @@ mod check;
 mod disk;
 mod events;
 mod faults;
+mod flag;
 mod issuer;
 mod kernel;
 mod life;

@@ -3,6 +3,7 @@
 //! Its tasks are not found and stopped. Whatever of them still runs comes to its next call to the outside, and ends there:
 //! to others that is the same.
 
+use crate::flag::Flag;
 use std::{
     panic::resume_unwind,
     sync::{
@@ -10,34 +11,28 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::sync::watch;
 
 /// Shared by everything that acts for the process.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Life {
-    dead: Arc<watch::Sender<bool>>,
+    dead: Flag,
     /// Calls until it ends; 0: it lasts.
     fuse: Arc<AtomicU64>,
 }
 
 impl Life {
-    pub(crate) fn new() -> Life {
-        Life { dead: Arc::new(watch::Sender::new(false)), fuse: Arc::default() }
-    }
     pub(crate) fn is_over(&self) -> bool {
-        *self.dead.borrow()
+        self.dead.is()
     }
     pub(crate) fn end(&self) {
-        self.dead.send_replace(true);
+        self.dead.set(true);
     }
     /// It ends by itself at the so-manieth point from now.
     pub(crate) fn ends_after(&self, points: u64) {
         self.fuse.store(points, Ordering::Relaxed);
     }
     pub(crate) async fn ended(&self) {
-        let mut dead = self.dead.subscribe();
-        // The sender lives as long as we do.
-        let _ = dead.wait_for(|dead| *dead).await;
+        self.dead.until(true).await;
     }
     /// A point between two effects on the outside, in a task of the process itself. Does not return to one that has ended.
     pub(crate) fn point(&self) {

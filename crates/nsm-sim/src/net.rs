@@ -134,9 +134,7 @@ impl Line {
                     if here != node {
                         let slow = world.state().weather.slow;
                         sleep(world.chance().millis(ONE_WAY.0, ONE_WAY.1 + slow)).await;
-                        while world.is_cut(here, node) {
-                            sleep(Duration::from_millis(200)).await;
-                        }
+                        world.joined(here, node).await;
                     }
                     item
                 };

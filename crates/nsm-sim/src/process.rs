@@ -5,6 +5,7 @@
 
 use crate::{
     disk::{Disk, records},
+    flag::Flag,
     issuer::SimIssuer,
     kernel::SimKernel,
     life::Life,
@@ -33,10 +34,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
-};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// The name of the registry's process.
 pub(crate) const REGISTRY: &str = "registry";
@@ -72,7 +70,7 @@ struct Start {
     life: Life,
     dialler: Dialler,
     issuer: Arc<dyn Issuer>,
-    stop: Arc<watch::Sender<bool>>,
+    stop: Flag,
 }
 
 impl World {
@@ -103,10 +101,10 @@ impl World {
     }
 
     fn begin(&self, name: &str, node: usize) -> Start {
-        let (life, world) = (Life::new(), self.clone());
+        let (life, world) = (Life::default(), self.clone());
         let issuer: Arc<dyn Issuer> = Arc::new(SimIssuer { world: self.clone(), name: name.to_owned() });
         let dialler = Dialler { world: self.clone(), name: name.to_owned(), node, life: life.clone(), issuer: issuer.clone() };
-        Start { world, name: name.to_owned(), node, life, dialler, issuer, stop: Arc::new(watch::Sender::new(false)) }
+        Start { world, name: name.to_owned(), node, life, dialler, issuer, stop: Flag::default() }
     }
 
     /// Ends a process without a word.
@@ -124,7 +122,7 @@ impl World {
         self.state().wanted.remove(name);
         if let Some(process) = self.process(name) {
             self.note(format_args!("{name} is told to stop"));
-            process.stop.send_replace(true);
+            process.stop.set(true);
         }
     }
 }
@@ -301,12 +299,9 @@ impl Start {
     }
 }
 
-fn stopped(stop: &Arc<watch::Sender<bool>>) -> impl Future<Output = ()> + Send + 'static {
+fn stopped(stop: &Flag) -> impl Future<Output = ()> + Send + 'static {
     let stop = stop.clone();
-    async move {
-        // The sender lives as long as we do.
-        let _ = stop.subscribe().wait_for(|stop| *stop).await;
-    }
+    async move { stop.until(true).await }
 }
 
 /// Asks until it is had.

@@ -3,6 +3,7 @@
 use crate::{
     chance::Chance,
     events::Events,
+    flag::Flag,
     life::Life,
     packets::Packets,
     run::Options,
@@ -25,7 +26,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
-use tokio::{sync::watch, task::AbortHandle, time::Instant};
+use tokio::{task::AbortHandle, time::Instant};
 
 /// Device numbers of the invented namespaces and sockets.
 pub(crate) const NETNS_DEV: u64 = 0x5e7;
@@ -42,7 +43,7 @@ pub(crate) struct Process {
     pub(crate) hop: Option<Hop>,
     pub(crate) registry: Option<Arc<dyn RegistryApi>>,
     /// It was asked to end in order.
-    pub(crate) stop: Arc<watch::Sender<bool>>,
+    pub(crate) stop: Flag,
     pub(crate) main: Option<AbortHandle>,
 }
 
@@ -83,8 +84,8 @@ pub(crate) struct Inner {
     events: Events,
     start: Instant,
     kernels: Vec<FakeKernel>,
-    /// Pairs of nodes between which nothing passes, the lower first.
-    cuts: watch::Sender<BTreeSet<(usize, usize)>>,
+    /// Whether nothing passes between two nodes, the lower first.
+    cuts: BTreeMap<(usize, usize), Flag>,
     pub(crate) engine: Arc<MemoryEngine>,
     /// The open file that stands for every namespace and every socket: nothing reads it.
     file: Arc<OwnedFd>,
@@ -111,7 +112,7 @@ impl World {
             events: Events::default(),
             start: Instant::now(),
             kernels,
-            cuts: watch::Sender::default(),
+            cuts: pairs(topology.nodes.len()).map(|pair| (pair, Flag::default())).collect(),
             engine: Arc::new(MemoryEngine::new()),
             file: Arc::new(file.into()),
             state: Mutex::default(),
@@ -191,25 +192,31 @@ impl World {
         netns
     }
 
+    fn flag(&self, a: usize, b: usize) -> Option<&Flag> {
+        self.0.cuts.get(&(a.min(b), a.max(b)))
+    }
     /// Whether nothing passes between two nodes.
     pub(crate) fn is_cut(&self, a: usize, b: usize) -> bool {
-        a != b && self.0.cuts.borrow().contains(&(a.min(b), a.max(b)))
+        self.flag(a, b).is_some_and(Flag::is)
     }
     pub(crate) fn cut(&self, a: usize, b: usize, cut: bool) {
-        let pair = (a.min(b), a.max(b));
-        self.0.cuts.send_modify(|cuts| {
-            if cut { cuts.insert(pair) } else { cuts.remove(&pair) };
-        });
+        if let Some(flag) = self.flag(a, b) {
+            flag.set(cut);
+        }
         self.changed();
+    }
+    /// Resolves when something passes between two nodes.
+    pub(crate) async fn joined(&self, a: usize, b: usize) {
+        if let Some(flag) = self.flag(a, b) {
+            flag.until(false).await;
+        }
     }
     /// Resolves when nothing has passed between two nodes for so long; never within a node.
     pub(crate) async fn severed(&self, a: usize, b: usize, patience: Duration) {
-        let mut cuts = self.0.cuts.subscribe();
+        let Some(flag) = self.flag(a, b) else { return std::future::pending().await };
         loop {
-            let pair = (a.min(b), a.max(b));
-            // The sender lives as long as we do.
-            let _ = cuts.wait_for(|cuts| a != b && cuts.contains(&pair)).await.map(drop);
-            if tokio::time::timeout(patience, cuts.wait_for(|cuts| !cuts.contains(&pair))).await.is_err() {
+            flag.until(true).await;
+            if tokio::time::timeout(patience, flag.until(false)).await.is_err() {
                 return;
             }
         }
@@ -228,6 +235,11 @@ impl World {
             packets
         })
     }
+}
+
+/// All pairs of so many nodes, the lower first.
+pub(crate) fn pairs(nodes: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..nodes).flat_map(|b| (0..b).map(move |a| (a, b)))
 }
 
 /// The address of a node.
