@@ -71,7 +71,7 @@ async fn services(engine: &dyn Engine) {
 }
 
 /// The next change of a watch, as `+name url` or `-name url`.
-async fn next(changes: &mut Changes<NetworkServiceEndpoint>) -> String {
+pub(crate) async fn next(changes: &mut Changes<NetworkServiceEndpoint>) -> String {
     let change = tokio::time::timeout(LONG, changes.next()).await.expect("the watch says nothing").unwrap().unwrap();
     format!("{}{} {}", if change.deleted { '-' } else { '+' }, change.record.name, change.record.url)
 }
@@ -121,7 +121,7 @@ async fn no_seam(engine: &dyn Engine) {
     }
 }
 
-fn hear(known: &mut BTreeMap<String, String>, heard: &str) {
+pub(crate) fn hear(known: &mut BTreeMap<String, String>, heard: &str) {
     let (called, url) = heard[1..].split_once(' ').unwrap();
     if heard.starts_with('-') {
         assert!(known.remove(called).is_some(), "{called} ended, but the watcher never knew it");
@@ -130,7 +130,7 @@ fn hear(known: &mut BTreeMap<String, String>, heard: &str) {
     }
 }
 
-fn lines(known: &BTreeMap<String, String>) -> Vec<String> {
+pub(crate) fn lines(known: &BTreeMap<String, String>) -> Vec<String> {
     known.iter().map(|(called, url)| format!("{called} {url}")).collect()
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     common::*,
+    conform,
     history::{Record, storm},
     linear::Reply,
 };
@@ -12,6 +13,7 @@ use nsm_store::{EtcdEngine, EtcdOptions, EtcdTls};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
+    collections::BTreeMap,
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
@@ -270,13 +272,17 @@ async fn put_again(engine: &EtcdEngine, called: &str, url: &str) {
 }
 
 /// I7, B1, B8: three members; in the middle of the work of three registries' clients one member is stopped and goes on
-/// later, then one is killed and started again. What anybody was told can have happened.
+/// later, then one is killed and started again. What anybody was told can have happened, and watches (I6) lose nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i7_histories_over_a_cluster_that_loses_members() {
     let mut cluster = Cluster::start(3).await;
     let engines: Vec<_> = (0..3).map(|_| Arc::new(cluster.engine())).collect();
     let registries: Vec<_> =
         engines.iter().map(|engine| Arc::new(Registry::new(engine.clone(), real()).with_expire_period(LONG * 10))).collect();
+    let mut watchers = Vec::new();
+    for engine in &engines {
+        watchers.push((engine.endpoints().watch(of_service("s")).await.unwrap(), BTreeMap::new()));
+    }
     let (mut known, mut unknown) = (0, 0);
     for seed in 0..6u64 {
         let record = Record::default();
@@ -298,6 +304,13 @@ async fn i7_histories_over_a_cluster_that_loses_members() {
         work.await.unwrap();
         for registry in &registries {
             record.look(registry, 4).await;
+        }
+        // Whoever watched through all of it knows what is there, and never heard of the end of what it did not know.
+        for (watch, heard) in &mut watchers {
+            let expected = all(&*engines[0]).await;
+            while conform::lines(heard) != expected {
+                conform::hear(heard, &conform::next(watch).await);
+            }
         }
         let (some, others) = record.judge(&format!("etcd, seed {seed}"));
         (known, unknown) = (known + some, unknown + others);
