@@ -18,7 +18,7 @@ pub const OPTIONS: &[Opt] = &[
         "NSM_PACKET_WORKERS",
         "0",
         Shape::Number(64),
-        "Threads that carry packets; 0: half of the processors, at most four",
+        "Threads that carry packets; 0: as many as processors, at most four",
     ),
     Opt::new(
         "idle-exit",
