@@ -25,7 +25,7 @@ use std::{
 use tempfile::TempDir;
 
 /// How long a cluster may take to serve.
-const START: Duration = Duration::from_secs(60);
+pub(crate) const START: Duration = Duration::from_secs(60);
 
 /// Members on loopback, gone with the value.
 pub(crate) struct Cluster {
@@ -34,13 +34,13 @@ pub(crate) struct Cluster {
     tls: bool,
 }
 
-struct Member {
+pub(crate) struct Member {
     arguments: Vec<String>,
     port: u16,
     process: Option<Child>,
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -81,32 +81,38 @@ impl Cluster {
     }
 
     async fn with(size: usize, more: &[&str], tls: bool) -> Cluster {
+        let ports: Vec<_> = (0..size).map(|_| free_port()).map(|port| (port, port)).collect();
+        Cluster::between(&ports, more, tls).await
+    }
+
+    /// For each member where it listens to the others, and where they call it.
+    pub(crate) async fn between(peers: &[(u16, u16)], more: &[&str], tls: bool) -> Cluster {
         assert!(
             ["/usr/bin/etcd", "/usr/sbin/etcd"].iter().any(|file| PathBuf::from(file).exists()),
             "this test needs the etcd of the distribution: apt-get install etcd-server"
         );
         let directory = tempfile::tempdir().unwrap();
-        let ports: Vec<(u16, u16)> = (0..size).map(|_| (free_port(), free_port())).collect();
-        let peers: Vec<_> = ports.iter().enumerate().map(|(number, (_, peer))| format!("m{number}=http://127.0.0.1:{peer}")).collect();
+        let names: Vec<_> = peers.iter().enumerate().map(|(number, (_, called))| format!("m{number}=http://127.0.0.1:{called}")).collect();
         let scheme = if tls { "https" } else { "http" };
-        let members = ports.iter().enumerate().map(|(number, (client, peer))| {
-            let (client_url, peer_url) = (format!("{scheme}://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let members = peers.iter().enumerate().map(|(number, (listens, called))| {
+            let client = free_port();
+            let client_url = format!("{scheme}://127.0.0.1:{client}");
             let data = directory.path().join(format!("m{number}")).display().to_string();
             let options = [
                 ("name", format!("m{number}")),
                 ("data-dir", data),
                 ("listen-client-urls", client_url.clone()),
                 ("advertise-client-urls", client_url),
-                ("listen-peer-urls", peer_url.clone()),
-                ("initial-advertise-peer-urls", peer_url),
-                ("initial-cluster", peers.join(",")),
+                ("listen-peer-urls", format!("http://127.0.0.1:{listens}")),
+                ("initial-advertise-peer-urls", format!("http://127.0.0.1:{called}")),
+                ("initial-cluster", names.join(",")),
                 ("heartbeat-interval", "50".to_owned()),
                 ("election-timeout", "500".to_owned()),
             ];
             let arguments = options.iter().map(|(key, value)| format!("--{key}={value}"));
             let mut member = Member {
                 arguments: arguments.chain(more.iter().map(|argument| (*argument).to_owned())).collect(),
-                port: *client,
+                port: client,
                 process: None,
             };
             member.start();
@@ -122,6 +128,15 @@ impl Cluster {
     pub(crate) fn options(&self) -> EtcdOptions {
         let scheme = if self.tls { "https" } else { "http" };
         EtcdOptions::new(self.members.iter().map(|member| format!("{scheme}://127.0.0.1:{}", member.port)))
+    }
+
+    /// An engine that knows one member only.
+    pub(crate) fn engine_at(&self, member: usize) -> EtcdEngine {
+        EtcdEngine::new(&EtcdOptions::new([format!("http://127.0.0.1:{}", self.members[member].port)])).unwrap()
+    }
+
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        self.members.iter().map(|member| member.process.as_ref().unwrap().id()).collect()
     }
 
     fn engine(&self) -> EtcdEngine {
@@ -264,7 +279,7 @@ async fn i6_a_cluster_that_begins_anew() {
     assert_eq!(all(&engine).await, ["new tcp://2"]);
 }
 
-async fn put_again(engine: &EtcdEngine, called: &str, url: &str) {
+pub(crate) async fn put_again(engine: &EtcdEngine, called: &str, url: &str) {
     let start = Instant::now();
     while let Err(error) = put(engine, called, url, None).await {
         assert!(start.elapsed() < START, "{error}");

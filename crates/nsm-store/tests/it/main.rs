@@ -11,3 +11,4 @@ mod history;
 mod linear;
 mod medium;
 mod model;
+mod partition;
