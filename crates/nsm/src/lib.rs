@@ -14,6 +14,8 @@ mod journal;
 pub mod metrics;
 pub mod notify;
 pub mod nsurl;
+pub mod packet_engine;
+pub mod private;
 pub mod program;
 pub mod roles;
 pub mod settings;

@@ -4,6 +4,7 @@
 
 pub mod authorize;
 pub mod client;
+mod direct;
 pub mod endpoint;
 mod engine;
 pub mod forwarder;

@@ -4,22 +4,17 @@
 use super::identity::socket_path;
 use crate::{
     context::Context,
+    private::private_dir,
     settings::{Opt, Settings, Shape},
 };
 use nsm_api::{Error, Result, Target};
 use nsm_packet::{Options, RunOptions};
-use std::{os::unix::fs::DirBuilderExt, path::Path, time::Duration};
+use std::time::Duration;
 
 /// Settings of `nsm packet`.
 pub const OPTIONS: &[Opt] = &[
     Opt::new("socket", "NSM_PACKET_SOCKET", "unix:///run/nsm/packet.sock", Shape::Target, "Socket at which forwarders ask"),
-    Opt::new(
-        "workers",
-        "NSM_PACKET_WORKERS",
-        "0",
-        Shape::Number(64),
-        "Threads that carry packets; 0: as many as processors, at most four",
-    ),
+    Opt::new("workers", "NSM_PACKET_WORKERS", "0", Shape::Number(64), "Threads that carry packets; 0: as many as processors, at most four"),
     Opt::new(
         "idle-exit",
         "NSM_PACKET_IDLE_EXIT",
@@ -51,12 +46,4 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
             std::process::exit(0) // its threads wait in the kernel, and have nothing to put in order
         }
     }
-}
-
-/// Keys go over the socket, so nobody else may look into a directory that we make for it.
-pub(super) fn private_dir(dir: &Path) -> Result<()> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| {
-        Error::invalid(format!("directory {}", dir.display()), format!("cannot be made: {error}"), "name another --socket")
-    })
 }

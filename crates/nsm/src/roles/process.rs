@@ -2,6 +2,7 @@
 
 use super::{
     authorize::Discreet,
+    direct::Direct,
     ids::{Ids, ProcessIssuer},
 };
 use crate::{
@@ -148,7 +149,15 @@ impl Process {
         context: &Context,
     ) -> Result<nsm_grpc::Served> {
         let network = network.map(|hop| Arc::new(Discreet(hop)) as Arc<dyn NetworkServiceApi>);
-        let options = ServeOptions { listen, network, registry, source: self.source.clone(), max_token_life: self.max_token_life };
+        self.serve_all(listen, (network, registry, None), context).await
+    }
+    /// The same for a server of prefixes.
+    pub async fn serve_prefixes(&self, listen: Vec<Target>, prefixes: Arc<dyn PrefixApi>, context: &Context) -> Result<nsm_grpc::Served> {
+        self.serve_all(listen, (None, None, Some(prefixes)), context).await
+    }
+    async fn serve_all(&self, listen: Vec<Target>, (network, registry, prefixes): Apis, context: &Context) -> Result<nsm_grpc::Served> {
+        let (source, max_token_life) = (self.source.clone(), self.max_token_life);
+        let options = ServeOptions { listen, network, registry, prefixes, source, max_token_life };
         let shutdown = context.shutdown.clone();
         nsm_grpc::serve(options, async move { shutdown.started().await }).await
     }
@@ -170,6 +179,9 @@ impl Process {
     }
 }
 
+/// What a process answers.
+type Apis = (Option<Arc<dyn NetworkServiceApi>>, Option<Arc<dyn RegistryApi>>, Option<Arc<dyn PrefixApi>>);
+
 struct ProcessDial {
     dialer: Dialer,
     local: BTreeMap<String, Arc<dyn NetworkServiceApi>>,
@@ -181,41 +193,6 @@ impl Dial for ProcessDial {
             Target::InProcess(name) if self.local.contains_key(name) => self.local[name].clone(),
             _ => self.dialer.network_service(target, socket),
         }
-    }
-}
-
-/// A call between roles of one process: the same words as over a wire, so the path that others see is the same.
-struct Direct {
-    hop: Arc<dyn NetworkServiceApi>,
-    source: Source,
-    max_life: Duration,
-}
-
-impl Direct {
-    fn sign(&self, mut caller: Caller) -> Result<Caller> {
-        let id = self.source.id();
-        let token = self.source.token(Some(&id), self.max_life, None)?;
-        caller.identity = Some(id);
-        caller.token = token.text;
-        caller.token_expires = Some(token.expires);
-        caller.certificate = Some(token.certificate);
-        Ok(caller)
-    }
-}
-
-#[async_trait::async_trait]
-impl NetworkServiceApi for Direct {
-    async fn request(&self, request: Request, caller: Caller) -> Result<Answer> {
-        let caller = self.sign(caller)?;
-        let certificate = caller.certificate.clone();
-        let answer = self.hop.request(request, caller).await?;
-        Ok(Answer { certificate, ..answer })
-    }
-    async fn close(&self, connection: Connection, files: Files, caller: Caller) -> Result<()> {
-        self.hop.close(connection, files, self.sign(caller)?).await
-    }
-    async fn monitor(&self, selector: Selector, caller: Caller) -> Result<Events> {
-        self.hop.monitor(selector, self.sign(caller)?).await
     }
 }
 
