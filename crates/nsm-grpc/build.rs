@@ -36,6 +36,11 @@ fn services() -> Vec<Service> {
         service("registry", "NetworkServiceRegistry", registry("NetworkService")),
         service("registry", "NetworkServiceEndpointRegistry", registry("NetworkServiceEndpoint")),
         service(
+            "ipam",
+            "IPAM",
+            vec![both("ManagePrefixes", "::nsm_api::proto::ipam::PrefixRequest", "::nsm_api::proto::ipam::PrefixResponse")],
+        ),
+        service(
             "grpc.health.v1",
             "Health",
             vec![
@@ -62,6 +67,10 @@ fn unary(route: &str, input: &str, output: &str) -> Method {
 
 fn stream(route: &str, input: &str, output: &str) -> Method {
     method(route, input, output).server_streaming().build()
+}
+
+fn both(route: &str, input: &str, output: &str) -> Method {
+    method(route, input, output).client_streaming().server_streaming().build()
 }
 
 fn method(route: &str, input: &str, output: &str) -> tonic_build::manual::MethodBuilder {

@@ -18,6 +18,7 @@ mod ids;
 pub mod limits;
 mod mechanism;
 mod path;
+mod prefixes;
 mod registry;
 mod service;
 mod target;
@@ -33,6 +34,7 @@ pub use files::{Files, InodeKey};
 pub use ids::{ConnectionId, EndpointName, HopName, ServiceName, SpiffeId};
 pub use mechanism::{Class, Mechanism, MechanismKind, params};
 pub use path::{Path, Segment};
+pub use prefixes::{PrefixApi, PrefixGrant, PrefixRequest, PrefixStream};
 pub use registry::{
     Destination, EndpointQuery, EndpointUpdate, Match, NetworkService, NetworkServiceEndpoint, ServiceQuery, ServiceUpdate,
 };

@@ -79,6 +79,7 @@ impl Process {
             listen: vec![at.clone()],
             network: Some(Arc::new(hop)),
             registry: None,
+            prefixes: None,
             source: self.source.clone(),
             max_token_life: LIFE,
         };

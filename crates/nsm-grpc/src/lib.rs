@@ -36,7 +36,7 @@ mod status;
 mod tls;
 
 pub use descriptors::inode_key;
-pub use dial::{DialOptions, Dialer};
+pub use dial::{DialOptions, Dialer, HeldPrefix, PrefixClient};
 #[cfg(feature = "plaintext")]
 pub use plain::WithoutSecurity;
 pub use serve::{ServeOptions, Served, serve};

@@ -17,4 +17,5 @@ service!(network_service, "networkservice.NetworkService");
 service!(monitor_connection, "connection.MonitorConnection");
 service!(service_registry, "registry.NetworkServiceRegistry");
 service!(endpoint_registry, "registry.NetworkServiceEndpointRegistry");
+service!(ipam, "ipam.IPAM");
 service!(health_service, "grpc.health.v1.Health");

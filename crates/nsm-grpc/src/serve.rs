@@ -20,7 +20,7 @@ use crate::{
 };
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use nsm_api::{NetworkServiceApi, RegistryApi, Result, Target};
+use nsm_api::{NetworkServiceApi, PrefixApi, RegistryApi, Result, Target};
 use nsm_identity::Source;
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 use tokio::{
@@ -38,6 +38,8 @@ pub struct ServeOptions {
     pub network: Option<Arc<dyn NetworkServiceApi>>,
     /// Answers both registries, if any.
     pub registry: Option<Arc<dyn RegistryApi>>,
+    /// Lends prefixes, if anything does.
+    pub prefixes: Option<Arc<dyn PrefixApi>>,
     /// The identity shown to clients.
     pub source: Source,
     /// How long the tokens live with which registrations are answered.
@@ -71,7 +73,7 @@ pub async fn serve(options: ServeOptions, shutdown: impl Future<Output = ()> + S
 
 async fn run(listeners: Vec<Listener>, options: ServeOptions, shutdown: impl Future<Output = ()>) {
     let (drainer, drain) = drain();
-    let routes = handlers::routes(options.network, options.registry, (&options.source, options.max_token_life), &drain);
+    let routes = handlers::routes((options.network, options.registry, options.prefixes), (&options.source, options.max_token_life), &drain);
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let server = Arc::new(Server { source: options.source, routes, room, shares: Shares::new(MAX_CONNECTIONS_PER_IDENTITY), drain });
     let mut accepting = JoinSet::new();

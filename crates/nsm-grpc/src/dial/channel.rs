@@ -1,6 +1,7 @@
 //! Sends one call: on a connection that is up, with a token for that very peer, and with its files.
 
 use super::{
+    body::{Hold, Outbound},
     connect::{Connection, Failure},
     pool::Slot,
 };
@@ -12,7 +13,7 @@ use crate::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Uri, request::Parts};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use nsm_api::{Caller, Error, Files, InodeKey, Kind, Result, Target};
 use std::{
@@ -37,6 +38,8 @@ pub(crate) struct Outgoing {
     /// A stream without end has no timeout: the server would cut it.
     endless: bool,
     files: Files,
+    /// As long as it is held, our side of the stream stays open.
+    hold: Option<Hold>,
 }
 
 impl Outgoing {
@@ -44,12 +47,17 @@ impl Outgoing {
     pub(crate) fn new(caller: &Caller, files: Files) -> Outgoing {
         let timeout = caller.timeout.unwrap_or(DEFAULT_CALL_TIMEOUT);
         let now = Instant::now();
-        Outgoing { deadline: now.checked_add(timeout).unwrap_or(now + DEFAULT_CALL_TIMEOUT), endless: false, files }
+        Outgoing { deadline: now.checked_add(timeout).unwrap_or(now + DEFAULT_CALL_TIMEOUT), endless: false, files, hold: None }
     }
 
     /// A stream that lasts until one side leaves.
     pub(crate) fn endless(caller: &Caller) -> Outgoing {
         Outgoing { endless: true, ..Outgoing::new(caller, Files::default()) }
+    }
+
+    /// The same, after whose message our side stays open while `hold` does.
+    pub(crate) fn held(self, hold: Hold) -> Outgoing {
+        Outgoing { hold: Some(hold), ..self }
     }
 
     pub(crate) fn wrap<M>(self, message: M) -> tonic::Request<M> {
@@ -149,7 +157,7 @@ impl Channel {
         body: &Bytes,
         call: &Outgoing,
     ) -> Result<http::Response<Incoming>, Failed> {
-        let mut request = http::Request::new(Full::new(body.clone()));
+        let mut request = http::Request::new(Outbound::new(body.clone(), call.hold.clone()));
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = parts.uri.clone();
         *request.headers_mut() = parts.headers.clone();

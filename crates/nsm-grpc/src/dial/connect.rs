@@ -1,13 +1,11 @@
 //! One attempt to connect: socket, TLS, HTTP/2.
 
-use super::{Resolver, pool::lock};
+use super::{Resolver, body::Outbound, pool::lock};
 use crate::{
     limits::{CONNECTION_WINDOW_BYTES, MAX_HANDSHAKES, MAX_HEADER_BYTES, STREAM_WINDOW_BYTES},
     socket::Socket,
     tls::{self, Link},
 };
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http2},
@@ -24,7 +22,7 @@ use std::{
 };
 use tokio::net::{TcpStream, UnixStream};
 
-type Sender = http2::SendRequest<Full<Bytes>>;
+type Sender = http2::SendRequest<Outbound>;
 
 /// A connection that calls go out on.
 pub(crate) struct Connection {
@@ -49,7 +47,7 @@ impl Connection {
     }
 
     /// Queues a call to be sent. `None` when the connection has ended.
-    pub(crate) fn send(&self, request: http::Request<Full<Bytes>>) -> Option<impl Future<Output = Sent> + Send + use<>> {
+    pub(crate) fn send(&self, request: http::Request<Outbound>) -> Option<impl Future<Output = Sent> + Send + use<>> {
         let mut sender = lock(&self.sender).clone()?;
         Some(sender.try_send_request(request))
     }
@@ -61,7 +59,7 @@ impl Connection {
 }
 
 /// The answer, or the error with the request if it was surely not sent.
-pub(crate) type Sent = Result<http::Response<Incoming>, TrySendError<http::Request<Full<Bytes>>>>;
+pub(crate) type Sent = Result<http::Response<Incoming>, TrySendError<http::Request<Outbound>>>;
 
 /// Why there is no connection.
 #[derive(Clone, Debug)]

@@ -3,15 +3,18 @@
 //! `pool` keeps one connection for each target, `connect` makes it, `channel` sends one call on it with its token,
 //! its timeout and its files; `network`, `registry` and `health` are the calls.
 
+mod body;
 mod channel;
 mod connect;
 mod health;
+mod ipam;
 mod network;
 mod pool;
 mod registry;
 mod resolve;
 mod stream;
 
+pub use ipam::{HeldPrefix, PrefixClient};
 pub(crate) use resolve::Resolver;
 
 use channel::Channel;
@@ -58,6 +61,11 @@ impl Dialer {
     /// The registry at `target`. Connects with the first call; every failure is that of a call.
     pub fn registry(&self, target: &Target) -> Arc<dyn RegistryApi> {
         Arc::new(registry::RegistryClient::new(self.channel(target, &Files::default())))
+    }
+
+    /// The prefix server at `target`. Connects with the first call; every failure is that of a call.
+    pub fn prefixes(&self, target: &Target) -> PrefixClient {
+        PrefixClient::new(self.channel(target, &Files::default()))
     }
 
     /// Whether `service` (a full name, or empty for the whole process) is served at `target`; the error says why not.

@@ -4,6 +4,7 @@
 //! their own, and the handler only awaits the answer.
 
 mod health;
+mod ipam;
 mod network;
 mod registry;
 
@@ -13,13 +14,15 @@ use crate::{
     metadata,
     rpc::{
         endpoint_registry::network_service_endpoint_registry_server as endpoint_registry, health_service::health_server as health_service,
-        monitor_connection::monitor_connection_server as monitor, network_service::network_service_server as network_service,
-        service_registry::network_service_registry_server as service_registry,
+        ipam::i_p_a_m_server as ipam_server, monitor_connection::monitor_connection_server as monitor,
+        network_service::network_service_server as network_service, service_registry::network_service_registry_server as service_registry,
     },
     status::to_status,
     tls::Link,
 };
-use nsm_api::{Caller, Error, Files, InodeKey, Kind, NetworkServiceApi, RegistryApi, Result, Trail, limits::MAX_FILES_PER_REQUEST};
+use nsm_api::{
+    Caller, Error, Files, InodeKey, Kind, NetworkServiceApi, PrefixApi, RegistryApi, Result, Trail, limits::MAX_FILES_PER_REQUEST,
+};
 use nsm_identity::Source;
 use std::{
     collections::BTreeSet,
@@ -32,13 +35,11 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Response, Status, service::Routes};
 use tracing::Instrument;
 
+/// What a process answers.
+pub(crate) type Apis = (Option<Arc<dyn NetworkServiceApi>>, Option<Arc<dyn RegistryApi>>, Option<Arc<dyn PrefixApi>>);
+
 /// All services of a process, and the health service about them.
-pub(crate) fn routes(
-    network: Option<Arc<dyn NetworkServiceApi>>,
-    registry: Option<Arc<dyn RegistryApi>>,
-    (source, max_token_life): (&Source, Duration),
-    drain: &Drain,
-) -> Routes {
+pub(crate) fn routes((network, registry, prefixes): Apis, (source, max_token_life): (&Source, Duration), drain: &Drain) -> Routes {
     let mut names = vec![];
     let mut routes = Routes::builder();
     if let Some(api) = network {
@@ -55,6 +56,11 @@ pub(crate) fn routes(
         routes.add_service(
             endpoint_registry::NetworkServiceEndpointRegistryServer::new(handler).max_decoding_message_size(MAX_MESSAGE_BYTES),
         );
+    }
+    if let Some(api) = prefixes {
+        names.push(ipam_server::SERVICE_NAME);
+        let handler = ipam::Prefixes { api, drain: drain.clone() };
+        routes.add_service(ipam_server::IPAMServer::new(handler).max_decoding_message_size(MAX_MESSAGE_BYTES));
     }
     let handler = health::Health { names, drain: drain.clone() };
     routes.add_service(health_service::HealthServer::new(handler).max_decoding_message_size(MAX_MESSAGE_BYTES));

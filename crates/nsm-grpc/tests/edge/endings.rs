@@ -89,7 +89,14 @@ impl NetworkServiceApi for Failing {
 
 fn options(world: &World, network: Arc<dyn NetworkServiceApi>) -> ServeOptions {
     let max_token_life = Duration::from_secs(600);
-    ServeOptions { listen: vec![tcp()], network: Some(network), registry: None, source: world.server.clone(), max_token_life }
+    ServeOptions {
+        listen: vec![tcp()],
+        network: Some(network),
+        registry: None,
+        prefixes: None,
+        source: world.server.clone(),
+        max_token_life,
+    }
 }
 
 #[tokio::test]

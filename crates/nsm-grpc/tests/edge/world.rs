@@ -74,6 +74,7 @@ impl World {
             listen,
             network: network.map(|api| api as Arc<dyn NetworkServiceApi>),
             registry: registry.map(|api| api as Arc<dyn RegistryApi>),
+            prefixes: None,
             source: self.server.clone(),
             max_token_life: Duration::from_secs(600),
         };
