@@ -23,7 +23,7 @@ use crate::{
     kernel::{Owner, Wire, Wires},
     monitor::Monitors,
     path,
-    role::{Draft, Liveness, Next, Role, Sent, Standing, WirePlan},
+    role::{Candidate, Draft, Liveness, Next, Role, Sent, Standing, WirePlan},
     watch::{Seat, Watches, What},
 };
 use futures::future::OptionFuture;
@@ -248,7 +248,7 @@ impl Conn {
         let sent = self.onward(&mut draft, deadline).await?; // the rest of the path answers with the whole
         let result = self.finish(draft, sent.clone(), incoming).await; // our own stretch of it
         if let (Err(_), Some(sent)) = (&result, sent)
-            && self.committed_target() != Some(&sent.candidate.target)
+            && !self.is_committed_to(&sent.candidate)
         {
             self.owe(sent); // nothing here remembers this way, so it must hear a Close
         }
@@ -267,8 +267,9 @@ impl Conn {
         Ok(plan)
     }
 
-    fn committed_target(&self) -> Option<&Target> {
-        Some(&self.up.as_ref()?.sent.as_ref()?.candidate.target)
+    fn is_committed_to(&self, candidate: &Candidate) -> bool {
+        let sent = self.up.as_ref().and_then(|plan| plan.sent.as_ref());
+        sent.is_some_and(|sent| sent.candidate.is(candidate))
     }
 
     fn reserve(&mut self, draft: &mut Draft) -> Result<()> {
@@ -291,7 +292,7 @@ impl Conn {
             let mut sent = Sent { candidate, connection: request.connection.clone(), request, files };
             // Before it is asked, so that nothing it says about its answer is missed.
             self.coming = self.listen(&sent);
-            let old = before.as_ref().filter(|old| old.candidate.target != sent.candidate.target);
+            let old = before.as_ref().filter(|old| !old.candidate.is(&sent.candidate));
             if let Some(old) = old {
                 self.owe(old.clone());
                 self.drifted = true;
@@ -317,7 +318,7 @@ impl Conn {
                 }
                 Err(error) => {
                     debug!(target = %sent.candidate.target, %error, "next hop refused");
-                    if self.committed_target() != Some(&sent.candidate.target) {
+                    if !self.is_committed_to(&sent.candidate) {
                         self.owe(sent); // it may hold something all the same: its answer may have been lost
                         self.repay(self.role.timing.close_timeout).await;
                     }
@@ -382,7 +383,7 @@ impl Conn {
         self.drifted = false;
         // The same way again supersedes what it still owed.
         if let Some(sent) = &plan.sent {
-            self.owed.retain(|owed| owed.sent.candidate.target != sent.candidate.target);
+            self.owed.retain(|owed| !owed.sent.candidate.is(&sent.candidate));
         }
         for part in &self.role.reserve {
             part.keep(&plan.connection);
@@ -487,14 +488,14 @@ impl Conn {
         }
         self.entitled(&closing.caller, &closing.entered.shown)?;
         debug!(identity = ?closing.caller.identity, "close asked");
-        let way = self.committed_target().cloned();
+        let way = self.up.as_ref().and_then(|plan| Some(plan.sent.as_ref()?.candidate.clone()));
         (self.trouble, self.wanted) = (None, None);
         self.down();
         // The hops behind get less time than we have, so that their word reaches our caller before it gives up.
         let patience = closing.caller.timeout.map_or(self.role.timing.close_timeout, |timeout| timeout.mul_f64(CLOSE_SHARE));
         self.settle(patience.max(self.role.timing.close_timeout)).await;
         // A way that was left before, to a hop that has died perhaps, is not this caller's concern any more.
-        let unheard = self.owed.iter().any(|owed| way.as_ref().is_none_or(|way| owed.sent.candidate.target == *way));
+        let unheard = self.owed.iter().any(|owed| way.as_ref().is_none_or(|way| owed.sent.candidate.is(way)));
         if self.touched.is_empty() && !unheard {
             return Ok(());
         }

@@ -38,6 +38,14 @@ pub struct Candidate {
     pub payload: Payload,
 }
 
+impl Candidate {
+    /// Whether the two are one process. A local one that has started anew has another socket and the same name.
+    pub(crate) fn is(&self, other: &Candidate) -> bool {
+        let local = |candidate: &Candidate| matches!(candidate.target, Target::Inode(_)) && candidate.registered.is_some();
+        self.target == other.target || local(self) && local(other) && self.registered == other.registered
+    }
+}
+
 /// What may lie behind this hop.
 #[derive(Clone, Debug)]
 pub enum Next {
@@ -101,6 +109,10 @@ pub trait Onward: Send + Sync {
     fn request(&self, draft: &Draft, candidate: &Candidate, before: Option<&Sent>) -> Result<Request>;
     /// Completes the draft with their answer.
     fn accept(&self, draft: &mut Draft, answer: &Answer);
+    /// Where the process is now that `candidate` was: a local one that has started anew listens at another socket.
+    async fn moved(&self, _candidate: &Candidate) -> Option<Candidate> {
+        None
+    }
 }
 
 /// Turns an agreed connection into kernel objects of this hop.

@@ -66,7 +66,7 @@ impl Conn {
         if self.journal.is_none() || self.sparing {
             return;
         }
-        let before = self.up.as_ref().and_then(|plan| plan.sent.as_ref()).filter(|before| before.candidate.target == sent.candidate.target);
+        let before = self.up.as_ref().and_then(|plan| plan.sent.as_ref()).filter(|before| before.candidate.is(&sent.candidate));
         if let Some(before) = before {
             if !asks_the_same(&before.request.connection, &sent.request.connection) && !self.drifted {
                 let marks = Marks { up: true, former: self.former.len(), owed: self.owed.len(), drifted: true };
@@ -97,9 +97,9 @@ impl Conn {
         if let Some(old) = self.up.as_deref().filter(|old| changes(old)).map(Plan::agreed) {
             self.remember(old);
         }
-        let target = plan.sent.as_ref().map(|sent| &sent.candidate.target);
+        let superseded = |owed: &Owed| plan.sent.as_ref().is_some_and(|sent| sent.candidate.is(&owed.sent.candidate));
         let owed = std::mem::take(&mut self.owed);
-        let (superseded, others): (Vec<Owed>, Vec<Owed>) = owed.into_iter().partition(|owed| Some(&owed.sent.candidate.target) == target);
+        let (superseded, others): (Vec<Owed>, Vec<Owed>) = owed.into_iter().partition(superseded);
         self.owed = others;
         let token = plan.connection.path.segments[plan.connection.path.index as usize].token.clone();
         self.given.push_front(token);

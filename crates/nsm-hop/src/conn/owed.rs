@@ -7,7 +7,7 @@ use crate::{
 };
 use nsm_api::*;
 use std::time::{Duration, SystemTime};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 /// Closes that a connection may still owe to next hops that did not answer.
@@ -34,7 +34,7 @@ impl Conn {
         if self.sparing {
             return; // it may carry what a former life of ours asked for; its own expiry will end it
         }
-        self.owed.retain(|owed| owed.sent.candidate.target != sent.candidate.target);
+        self.owed.retain(|owed| !owed.sent.candidate.is(&sent.candidate));
         if self.owed.len() == MAX_OWED {
             self.owed.remove(0); // its own expiry will end it
         }
@@ -44,12 +44,16 @@ impl Conn {
 
 /// Each of `owed` is told to Close, and stays while it has not heard it and its own expiry does not end it.
 pub(super) async fn repay(role: &Role, owed: &mut Vec<Owed>, patience: Duration) -> bool {
-    for debt in std::mem::take(owed) {
+    for mut debt in std::mem::take(owed) {
         let now = Instant::now();
-        let target = &debt.sent.candidate.target;
-        let api = role.dial.dial(target, &debt.sent.candidate.socket);
-        let close = api.close(debt.sent.connection.clone(), debt.sent.files.clone(), Caller::within(patience));
-        match within(now + patience, &target.to_string(), close).await {
+        let mut heard = close(role, &debt.sent, now + patience).await;
+        if heard.is_err()
+            && let Ok(Some(candidate)) = timeout_at(now + patience, role.onward.moved(&debt.sent.candidate)).await
+        {
+            debt.sent.candidate = candidate;
+            heard = close(role, &debt.sent, now + patience).await;
+        }
+        match heard {
             Ok(()) => {}
             Err(error) if error.retryable() && debt.until > now => {
                 debug!(%error, "close not heard yet");
@@ -59,4 +63,11 @@ pub(super) async fn repay(role: &Role, owed: &mut Vec<Owed>, patience: Duration)
         }
     }
     owed.is_empty()
+}
+
+async fn close(role: &Role, sent: &Sent, deadline: Instant) -> Result<()> {
+    let target = &sent.candidate.target;
+    let api = role.dial.dial(target, &sent.candidate.socket);
+    let patience = deadline.saturating_duration_since(Instant::now());
+    within(deadline, &target.to_string(), api.close(sent.connection.clone(), sent.files.clone(), Caller::within(patience))).await
 }

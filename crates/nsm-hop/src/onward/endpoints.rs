@@ -69,6 +69,10 @@ impl Onward for Endpoints {
     fn accept(&self, draft: &mut Draft, answer: &Answer) {
         take_over_but_mechanism(draft, answer);
     }
+
+    async fn moved(&self, candidate: &Candidate) -> Option<Candidate> {
+        lookup::moved(self.registry.as_ref(), candidate).await
+    }
 }
 
 impl Endpoints {

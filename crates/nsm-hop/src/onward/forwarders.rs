@@ -58,4 +58,8 @@ impl Onward for Forwarders {
     fn accept(&self, draft: &mut Draft, answer: &Answer) {
         take_over(draft, answer);
     }
+
+    async fn moved(&self, candidate: &Candidate) -> Option<Candidate> {
+        lookup::moved(self.registry.as_ref(), candidate).await
+    }
 }

@@ -1,5 +1,6 @@
 //! One-shot questions to the registry.
 
+use crate::role::Candidate;
 use futures::TryStreamExt;
 use nsm_api::*;
 use std::time::Duration;
@@ -40,6 +41,17 @@ pub(super) async fn service(registry: &dyn RegistryApi, connection: &Connection)
             "register it with 'nsm apply -f FILE', or correct the name",
         ),
     })
+}
+
+/// The same process, by its registered name, at the socket where it listens now; `None` if it is where it was, or unknown.
+/// What goes to another node has an address that lasts.
+pub(super) async fn moved(registry: &dyn RegistryApi, candidate: &Candidate) -> Option<Candidate> {
+    let name = candidate.registered.clone().filter(|_| matches!(candidate.target, Target::Inode(_)))?;
+    let query = EndpointQuery { name: Some(name.clone()), ..EndpointQuery::default() };
+    let found = endpoints(registry, query).await.ok()?;
+    let (endpoint, socket) = found.into_iter().find(|(endpoint, _)| endpoint.name == name)?;
+    let target = Target::parse(&endpoint.url).ok().filter(|target| *target != candidate.target)?;
+    Some(Candidate { target, socket, ..candidate.clone() })
 }
 
 /// Both at the same time, for neither needs the other's answer. A missing service is the better reason.
