@@ -107,9 +107,7 @@ async fn look(world: &mut World, check: &Check) -> Result<Seen> {
         Check::Restart { process, ending } => world.restart(process, *ending).await.map(|()| Seen::new(true, "ready again")),
         Check::Refusal { client, hop, contains } => mesh::refusal(world, client, hop.as_deref(), contains),
         Check::Lasts { client, interface, span, .. } => life::lasts(world, client, interface, *span).await,
-        Check::Steady { client, interface, to, restarts, lost } => {
-            steady::steady(world, (client, interface, *to), restarts, *lost).await
-        }
+        Check::Steady { client, interface, to, restarts, lost } => steady::steady(world, (client, interface, *to), restarts, *lost).await,
         Check::Kill { client } => life::kill(world, client).await,
         Check::Close { client } => mesh::closed(world, client).await,
     }

@@ -187,14 +187,11 @@ fn app(fields: &mut Fields<'_>) -> Option<Check> {
 
 fn steady(fields: &mut Fields<'_>) -> Option<Check> {
     let (client, interface) = (fields.need_text("client"), fields.need_text("interface"));
-    let (to, restarts) = (fields.parse("to", ADDRESS), fields.texts("restarts"));
+    let (to, restarts) = (fields.need("to", ADDRESS), fields.texts("restarts"));
     if restarts.is_empty() {
         fields.wrong("restarts", "is missing, must name at least one process");
     }
     let lost = fields.parse("lost", "a number of echoes").unwrap_or(0);
-    if to.is_none() {
-        fields.wrong("to", format!("is missing, must be {ADDRESS}"));
-    }
     Some(Check::Steady { client, interface, to: to?, restarts, lost })
 }
 
