@@ -49,10 +49,10 @@ async fn devices(bench: &Bench) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn a_kill_within_a_first_request_leaves_all_or_nothing() {
     let mut seen = [0; 2];
-    for failing in [None, Some(3), Some(5), Some(8)] {
+    for (shape, failing) in Shape::ALL.into_iter().flat_map(|shape| [None, Some(3), Some(5), Some(8)].map(|at| (shape, at))) {
         for kill in kills() {
-            let why = format!("{failing:?} {kill:?}");
-            let former = Bench::with_journal();
+            let why = format!("{shape:?} {failing:?} {kill:?}");
+            let former = Bench::with_journal_of(shape);
             former.world.faults.set(failing.map(|at| Fault { at, when: When::After }));
             if !killed(&former, kill, former.request("c")).await {
                 continue;
@@ -72,22 +72,22 @@ async fn a_kill_within_a_first_request_leaves_all_or_nothing() {
 /// I11: nobody asks again.
 #[tokio::test(start_paused = true)]
 async fn what_was_half_done_and_is_never_asked_for_again_ends() {
-    for kill in kills() {
-        let former = Bench::with_journal();
+    for (shape, kill) in Shape::ALL.into_iter().flat_map(|shape| kills().map(move |kill| (shape, kill))) {
+        let former = Bench::with_journal_of(shape);
         if killed(&former, kill, former.request("c")).await {
             let bench = former.succeed();
             tokio::time::sleep(LIFE + Duration::from_secs(1)).await;
-            bench.assert_nothing(&format!("{kill:?}")).await;
+            bench.assert_nothing(&format!("{shape:?} {kill:?}")).await;
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_kill_within_a_refresh_leaves_the_connection_as_it_was_or_as_it_was_asked_for() {
-    for changes in [false, true] {
+    for (shape, changes) in Shape::ALL.into_iter().flat_map(|shape| [false, true].map(|changes| (shape, changes))) {
         for kill in kills() {
-            let why = format!("{kill:?}, changes: {changes}");
-            let former = Bench::with_journal();
+            let why = format!("{shape:?} {kill:?}, changes: {changes}");
+            let former = Bench::with_journal_of(shape);
             let answer = former.request("c").await.unwrap();
             let before = devices(&former).await;
             let mut again = answer.connection.clone();
@@ -114,9 +114,9 @@ async fn a_kill_within_a_refresh_leaves_the_connection_as_it_was_or_as_it_was_as
 
 #[tokio::test(start_paused = true)]
 async fn a_kill_within_a_close_leaves_all_or_nothing() {
-    for kill in kills() {
-        let why = format!("{kill:?}");
-        let former = Bench::with_journal();
+    for (shape, kill) in Shape::ALL.into_iter().flat_map(|shape| kills().map(move |kill| (shape, kill))) {
+        let why = format!("{shape:?} {kill:?}");
+        let former = Bench::with_journal_of(shape);
         let answer = former.request("c").await.unwrap();
         former.world.faults.set([]);
         if !killed(&former, kill, former.close(answer.connection.clone())).await {
@@ -228,7 +228,7 @@ async fn without_a_journal_a_failing_request_spares_what_was_there() {
 /// Random lives: Requests, Closes, failures, kills at any call, sometimes of a process that wakes up later.
 #[tokio::test(start_paused = true)]
 async fn random_lives_end_clean() {
-    for seed in 0..500u64 {
+    for seed in 0..150u64 {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut random = |below: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

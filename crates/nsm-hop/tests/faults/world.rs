@@ -6,6 +6,7 @@ use nsm_hop::{
     hop::Hop,
     kernel::*,
     monitor::Monitors,
+    onward::End,
     reserve::{Ipam, IpamPolicy},
     role::*,
     testing::{FakeKernel, FaultPlan, MemoryJournal},
@@ -31,6 +32,21 @@ pub(crate) struct World {
     pub(crate) monitors: Arc<Mutex<BTreeMap<String, Monitors>>>,
     /// A next hop that cannot be reached.
     pub(crate) dead: Arc<Mutex<Option<&'static str>>>,
+}
+
+/// What a hop has around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Next hops and wires.
+    Forwarder,
+    /// Next hops, no wires.
+    Manager,
+    /// Neither, but addresses.
+    Endpoint,
+}
+
+impl Shape {
+    pub(crate) const ALL: [Shape; 3] = [Shape::Forwarder, Shape::Manager, Shape::Endpoint];
 }
 
 impl World {
@@ -196,7 +212,7 @@ pub(crate) const LIFE: Duration = Duration::from_secs(600);
 /// Long enough for every retry, far shorter than the life of a connection.
 pub(crate) const CALM: Duration = Duration::from_secs(60);
 
-fn role(world: &World, clock: Clock, generation: u64) -> Role {
+fn role(world: &World, (shape, clock): (Shape, Clock), generation: u64) -> Role {
     Role {
         name: HopName::new("hop").unwrap(),
         standing: Standing::Server,
@@ -204,9 +220,9 @@ fn role(world: &World, clock: Clock, generation: u64) -> Role {
         admit: vec![],
         // One pair of addresses: a pair that is not given back makes the next connection fail.
         reserve: vec![Box::new(Ipam::new(vec![vec!["10.0.0.0/31".parse().unwrap()]], IpamPolicy::Polite))],
-        onward: Box::new(TwoWays(world.clone())),
+        onward: if shape == Shape::Endpoint { Box::new(End) } else { Box::new(TwoWays(world.clone())) },
         dial: Arc::new(world.clone()),
-        wiring: Box::new(ThreeWires),
+        wiring: if shape == Shape::Forwarder { Box::new(ThreeWires) } else { Box::new(NoWires) },
         kernel: Arc::new(world.kernel.clone()),
         generation,
         timing: Timing::default(),
@@ -217,6 +233,7 @@ pub(crate) struct Bench {
     pub(crate) world: World,
     pub(crate) hop: Hop,
     pub(crate) journal: Arc<MemoryJournal>,
+    pub(crate) shape: Shape,
     clock: Clock,
     generation: u64,
 }
@@ -224,14 +241,20 @@ pub(crate) struct Bench {
 impl Bench {
     /// A hop without a journal.
     pub(crate) fn new() -> Bench {
+        Bench::of(Shape::Forwarder)
+    }
+    fn of(shape: Shape) -> Bench {
         let world = World::new();
         let journal = MemoryJournal::new(world.faults.clone());
         let clock = Clock { start: SystemTime::now(), begun: Instant::now() };
-        Bench { hop: Hop::new(role(&world, clock, 1)), world, journal: Arc::new(journal), clock, generation: 1 }
+        Bench { hop: Hop::new(role(&world, (shape, clock), 1)), world, journal: Arc::new(journal), shape, clock, generation: 1 }
     }
     /// A hop with a journal.
     pub(crate) fn with_journal() -> Bench {
-        let bench = Bench::new();
+        Bench::with_journal_of(Shape::Forwarder)
+    }
+    pub(crate) fn with_journal_of(shape: Shape) -> Bench {
+        let bench = Bench::of(shape);
         Bench { hop: bench.hop.with_journal(bench.journal.clone(), vec![]), ..bench }
     }
     /// The next life of this hop, in the same world; the former one goes on, unless it was stopped.
@@ -239,15 +262,15 @@ impl Bench {
         let world = self.world.as_seen_by_another();
         let (journal, records) = self.journal.succeed(world.faults.clone());
         let (journal, generation) = (Arc::new(journal), self.generation + 1);
-        let hop = Hop::new(role(&world, self.clock, generation)).with_journal(journal.clone(), records);
-        Bench { world, hop, journal, clock: self.clock, generation }
+        let hop = Hop::new(role(&world, (self.shape, self.clock), generation)).with_journal(journal.clone(), records);
+        Bench { world, hop, journal, shape: self.shape, clock: self.clock, generation }
     }
     /// The same, and the journal is lost.
     pub(crate) fn succeed_without_journal(&self) -> Bench {
         let (world, generation) = (self.world.as_seen_by_another(), self.generation + 1);
         let journal = Arc::new(MemoryJournal::new(world.faults.clone()));
-        let hop = Hop::new(role(&world, self.clock, generation)).with_journal(journal.clone(), vec![]);
-        Bench { world, hop, journal, clock: self.clock, generation }
+        let hop = Hop::new(role(&world, (self.shape, self.clock), generation)).with_journal(journal.clone(), vec![]);
+        Bench { world, hop, journal, shape: self.shape, clock: self.clock, generation }
     }
     pub(crate) fn connection(&self, client: &str) -> Connection {
         let mut connection = Connection::new(ConnectionId::new(client).unwrap(), "svc".parse().unwrap());
@@ -290,7 +313,12 @@ impl Bench {
     /// All wires, and exactly one next hop that holds exactly what is committed here.
     pub(crate) fn assert_whole(&self, client: &str, why: &str) {
         let id = ConnectionId::new(format!("hop-{client}")).unwrap();
-        assert_eq!(self.world.kernel.wires().len(), 3, "{why}: wires are missing");
+        let wires = if self.shape == Shape::Forwarder { 3 } else { 0 };
+        assert_eq!(self.world.kernel.wires().len(), wires, "{why}: wires are missing");
+        assert_eq!(self.hop.monitors().snapshot().len(), 1, "{why}: it is not listed");
+        if self.shape == Shape::Endpoint {
+            return;
+        }
         let held = self.world.held();
         let holders: Vec<&Connection> = held.iter().filter(|((_, held), _)| *held == id).map(|(_, connection)| connection).collect();
         assert_eq!(holders.len(), 1, "{why}: held by {:?}", held.keys());
