@@ -49,18 +49,23 @@ impl Bare {
         bare.furnish(mtu)
     }
     fn furnish(self, mtu: u32) -> Result<Bare> {
-        for (net, own, other) in [(&self.near, NEAR, FAR), (&self.far, FAR, NEAR)] {
-            net.set_mtu(NAME, mtu)?;
-            net.up(NAME)?;
-            net.address_add(NAME, IpNet::from(own))?;
-            net.route_add(IpNet::from(other), None, NAME)?;
-        }
-        Ok(self)
+        furnish([&self.near, &self.far], NAME, mtu).map(|_| self)
     }
     /// To measure it.
     pub(crate) fn line(&self) -> Line {
         Line { near: self.near.netns().clone(), far: self.far.netns().clone(), address: FAR }
     }
+}
+
+/// Gives both ends of a device the addresses and routes that a vWire has, and brings them up.
+pub(crate) fn furnish([near, far]: [&Net; 2], name: &str, mtu: u32) -> Result<Line> {
+    for (net, own, other) in [(near, NEAR, FAR), (far, FAR, NEAR)] {
+        net.set_mtu(name, mtu)?;
+        net.up(name)?;
+        net.address_add(name, IpNet::from(own))?;
+        net.route_add(IpNet::from(other), None, name)?;
+    }
+    Ok(Line { near: near.netns().clone(), far: far.netns().clone(), address: FAR })
 }
 
 impl Drop for Bare {

@@ -3,17 +3,22 @@
 use crate::{
     registry,
     row::{json, table},
-    setup, wire,
+    setup, wire, wireguard,
 };
 use clap::{Args, Subcommand, builder::TypedValueParser};
 use nsm_api::{Error, Kind, Result};
-use std::io::{ErrorKind, Write};
+use std::{
+    io::{ErrorKind, Write},
+    path::PathBuf,
+};
 
 /// What `nsm bench` can measure.
 #[derive(Clone, Debug, Subcommand)]
 pub enum BenchCommand {
     /// What a vWire carries, beside a bare kernel device: throughput, packet rate, round trip.
     Wire(WireArgs),
+    /// What an encrypted vWire between nodes carries, beside another WireGuard in user space; what many of them cost.
+    Wireguard(WireguardArgs),
     /// From Request to first packet: one at a time, many at once, memory, every part.
     Setup(SetupArgs),
     /// What a registry costs: Register, Find, changes to many watchers, memory, restart.
@@ -32,6 +37,27 @@ pub struct WireArgs {
     /// Rounds of each figure; the median of all turns counts.
     #[arg(long, value_name = "N", default_value = "9", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
+}
+
+/// Arguments of `bench wireguard`.
+#[derive(Clone, Debug, Args)]
+pub struct WireguardArgs {
+    /// One line of JSON instead of the table.
+    #[arg(long)]
+    pub json: bool,
+    /// A WireGuard program to compare with, once or several times; inside the source tree wireguard-go is built when none is
+    /// named. It is called as wireguard-go in crates/nsm-packet/tests/wireguard-go/main.go is.
+    #[arg(long, value_name = "PROGRAM")]
+    pub peer: Vec<PathBuf>,
+    /// Length of one round on each side, seconds; the two sides take turns of a fifth of a second.
+    #[arg(long, value_name = "S", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub seconds: u64,
+    /// Rounds of each figure; the median of all turns counts.
+    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// Encrypted vWires that one node holds at the same time.
+    #[arg(long, value_name = "N", default_value = "200", value_parser = clap::value_parser!(u32).range(1..=900))]
+    pub devices: u32,
 }
 
 /// Arguments of `bench setup`.
@@ -75,6 +101,7 @@ fn endpoints(text: &str) -> std::result::Result<usize, String> {
 pub fn cli(command: BenchCommand) -> Result<()> {
     let (rows, as_json) = match command {
         BenchCommand::Wire(args) => (wire::run(&args)?, args.json),
+        BenchCommand::Wireguard(args) => (wireguard::run(&args)?, args.json),
         BenchCommand::Setup(args) => (setup::run(&args)?, args.json),
         BenchCommand::Registry(args) => (registry::run(&args)?, args.json),
     };

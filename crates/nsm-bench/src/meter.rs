@@ -21,7 +21,7 @@ use std::{
 };
 
 /// Bytes of a payload that makes an Ethernet frame of 64 bytes.
-const SMALL: usize = 18;
+pub(crate) const SMALL: usize = 18;
 /// Bytes of one write of a stream.
 const WRITE: usize = 256 << 10;
 /// Packets of one system call.
@@ -55,19 +55,43 @@ pub(crate) struct RoundTrip {
     pub(crate) p99: f64,
 }
 
-/// One TCP stream, Gbit/s.
-pub(crate) fn tcp(line: &Line, span: Duration) -> Result<f64> {
+/// How both ends of a round trip wait for a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// They keep asking: what the line costs.
+    Spinning,
+    /// They sleep: what a program sees that has nothing else to do, the wake-ups included.
+    Sleeping,
+}
+
+/// So many TCP streams at once, Gbit/s.
+pub(crate) fn tcp(line: &Line, streams: usize, span: Duration) -> Result<f64> {
     let (listener, at) = far(line, |at| TcpListener::bind(at).and_then(|socket| Ok((socket.local_addr()?, socket))))?;
-    let sender = near(line, move || TcpStream::connect_timeout(&at, SILENCE))?;
-    let (mut receiver, _) = listener.accept().map_err(broken)?;
-    receiver.set_read_timeout(Some(SILENCE)).and_then(|()| sender.set_write_timeout(Some(SILENCE))).map_err(broken)?;
+    let pairs = (0..streams).map(|_| stream(line, &listener, at)).collect::<Result<Vec<_>>>()?;
     thread::scope(|scope| {
-        let sending = on_thread(scope, 0, move || write_for(sender, span));
-        let received = on_thread(scope, 1, move || read_all(&mut receiver));
-        sending.join().map_err(|_| panicked())?.map_err(broken)?;
-        let (bytes, took) = received.join().map_err(|_| panicked())?.map_err(broken)?;
-        Ok(bytes as f64 * 8.0 / took.as_secs_f64() / 1e9)
+        let ends: Vec<_> = (0..)
+            .zip(pairs)
+            .map(|(number, (sender, mut receiver))| {
+                let sending = on_thread(scope, 2 * number, move || write_for(sender, span));
+                (sending, on_thread(scope, 2 * number + 1, move || read_all(&mut receiver)))
+            })
+            .collect();
+        let mut rate = 0.0;
+        for (sending, received) in ends {
+            sending.join().map_err(|_| panicked())?.map_err(broken)?;
+            let (bytes, took) = received.join().map_err(|_| panicked())?.map_err(broken)?;
+            rate += bytes as f64 * 8.0 / took.as_secs_f64() / 1e9;
+        }
+        Ok(rate)
     })
+}
+
+/// The near end of a new stream, and its far end.
+fn stream(line: &Line, listener: &TcpListener, at: SocketAddr) -> Result<(TcpStream, TcpStream)> {
+    let sender = near(line, move || TcpStream::connect_timeout(&at, SILENCE))?;
+    let (receiver, _) = listener.accept().map_err(broken)?;
+    receiver.set_read_timeout(Some(SILENCE)).and_then(|()| sender.set_write_timeout(Some(SILENCE))).map_err(broken)?;
+    Ok((sender, receiver))
 }
 
 fn write_for(mut stream: TcpStream, span: Duration) -> io::Result<()> {
@@ -91,13 +115,13 @@ fn read_all(stream: &mut TcpStream) -> io::Result<(u64, Duration)> {
     }
 }
 
-/// Packets of 64 bytes that arrive, each second.
-pub(crate) fn packets(line: &Line, span: Duration) -> Result<f64> {
+/// UDP packets with so many bytes of payload that arrive, each second.
+pub(crate) fn packets(line: &Line, payload: usize, span: Duration) -> Result<f64> {
     let (receiver, sender) = datagrams(line)?;
     let sent = AtomicBool::new(false);
     thread::scope(|scope| {
         let counting = on_thread(scope, 1, || count_until(&receiver, &sent));
-        let sending = on_thread(scope, 0, || send_for(&sender, span));
+        let sending = on_thread(scope, 0, || send_for(&sender, payload, span));
         let result = sending.join().map_err(|_| panicked());
         sent.store(true, Ordering::Release);
         let (count, took) = counting.join().map_err(|_| panicked())?.map_err(broken)?;
@@ -106,8 +130,8 @@ pub(crate) fn packets(line: &Line, span: Duration) -> Result<f64> {
     })
 }
 
-fn send_for(socket: &UdpSocket, span: Duration) -> io::Result<()> {
-    let payload = [0x5a; SMALL];
+fn send_for(socket: &UdpSocket, payload: usize, span: Duration) -> io::Result<()> {
+    let payload = vec![0x5a; payload];
     let slices = [IoSlice::new(&payload)];
     let mut controls: Vec<SendAncillaryBuffer<'_, '_, '_>> = (0..BATCH).map(|_| SendAncillaryBuffer::default()).collect();
     let mut batch: Vec<MMsgHdr<'_>> = controls.iter_mut().map(|control| MMsgHdr::new(&slices, control)).collect();
@@ -149,10 +173,13 @@ fn count_until(socket: &UdpSocket, sent: &AtomicBool) -> io::Result<(u64, Durati
     }
 }
 
-/// Round trips of packets of 64 bytes, one at a time, both ends spinning.
-pub(crate) fn round_trips(line: &Line, span: Duration) -> Result<RoundTrip> {
+/// Round trips of packets of 64 bytes, one at a time.
+pub(crate) fn round_trips(line: &Line, waiting: Waiting, span: Duration) -> Result<RoundTrip> {
     let (echo, asker) = datagrams(line)?;
-    asker.set_nonblocking(true).map_err(broken)?;
+    for socket in [&echo, &asker] {
+        socket.set_nonblocking(waiting == Waiting::Spinning).map_err(broken)?;
+        socket.set_read_timeout(Some(LOST_AFTER)).map_err(broken)?;
+    }
     let done = AtomicBool::new(false);
     let times = thread::scope(|scope| {
         let echoing = on_thread(scope, 1, || echo_until(&echo, &done));

@@ -27,7 +27,7 @@ pub(crate) struct Row {
     /// Ours.
     pub(crate) ours: f64,
     /// What it is compared with: a peer measured in the same run, or [`BAR`].
-    pub(crate) peer: Option<&'static str>,
+    pub(crate) peer: Option<String>,
     /// Its figure.
     pub(crate) peer_value: Option<f64>,
     /// `ours / peer_value`.
@@ -42,10 +42,10 @@ impl Row {
         Row { name: name.into(), unit, ours: rounded(ours), peer: None, peer_value: None, ratio: None, holds: Holds::Always }
     }
     /// A figure beside that of a peer.
-    pub(crate) fn beside(self, peer: &'static str, value: f64, holds: Holds) -> Row {
+    pub(crate) fn beside(self, peer: impl Into<String>, value: f64, holds: Holds) -> Row {
         let value = rounded(value);
         let ratio = Some(rounded(self.ours / value)).filter(|ratio| ratio.is_finite());
-        Row { peer: Some(peer), peer_value: Some(value), ratio, holds, ..self }
+        Row { peer: Some(peer.into()), peer_value: Some(value), ratio, holds, ..self }
     }
     /// A figure that must not be exceeded.
     pub(crate) fn at_most(self, bar: f64) -> Row {
@@ -92,7 +92,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
             row.name.clone(),
             row.unit.to_owned(),
             shown(row.ours),
-            row.peer.unwrap_or_default().to_owned(),
+            row.peer.clone().unwrap_or_default(),
             number(row.peer_value),
             row.ratio.map(|ratio| format!("{ratio:.3}")).unwrap_or_default(),
             holds.to_owned(),

@@ -5,6 +5,7 @@ use crate::{
     cli::SetupArgs,
     client::{Client, Connected, Mesh},
     parts,
+    process::resident,
     row::Row,
     stats::{median, ms, percentile},
 };
@@ -194,19 +195,11 @@ struct Memory {
 impl Memory {
     fn of(lab: &mut Inside) -> Result<Memory> {
         Ok(Memory {
-            manager: resident(lab, "node-1-manager")?,
-            forwarder: resident(lab, "node-1-forwarder")?,
-            client: resident(lab, "idle")?,
+            manager: resident(lab.pid("node-1-manager")?)?,
+            forwarder: resident(lab.pid("node-1-forwarder")?)?,
+            client: resident(lab.pid("idle")?)?,
         })
     }
-}
-
-fn resident(lab: &mut Inside, process: &str) -> Result<f64> {
-    let path = format!("/proc/{}/status", lab.pid(process)?);
-    let text = std::fs::read_to_string(&path).map_err(|error| Error::internal(format!("process {process:?}"), error.to_string()))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse().ok());
-    number.ok_or_else(|| Error::internal(path, "does not tell VmRSS"))
 }
 
 fn memory(count: u32, [before, dialled, full, after]: [&Memory; 4]) -> Vec<Row> {
