@@ -61,7 +61,7 @@ async fn serves(world: &World, spec: &Spec) -> Result<bool> {
             connections_of(world, &spec.name).await.is_ok_and(|all| up(&all) >= wanted)
         }
         Role::Identity => world.plan.processes.iter().all(|other| other.name == spec.name || world.files.workload(&other.name).exists()),
-        Role::Packet | Role::Node | Role::App => true,
+        Role::Packet | Role::Ipam | Role::Node | Role::App => true,
     })
 }
 

@@ -40,6 +40,8 @@ pub enum Role {
     Identity,
     /// Services and endpoints.
     Registry,
+    /// Lends prefixes.
+    Ipam,
     /// One per node, where there are several: carries encrypted packets between them.
     Packet,
     /// Manager and forwarder of one node in one process.
@@ -62,6 +64,7 @@ impl Role {
         match self {
             Role::Identity => "identity",
             Role::Registry => "registry",
+            Role::Ipam => "ipam",
             Role::Packet => "packet",
             Role::Node => "node",
             Role::Manager => "manager",
@@ -168,6 +171,10 @@ impl Files {
     pub fn packet(&self, node: &str) -> PathBuf {
         self.0.join(format!("{node}-pkt.sock"))
     }
+    /// The socket of a prefix server.
+    pub fn prefix_server(&self, name: &str) -> PathBuf {
+        self.0.join(format!("{name}.sock"))
+    }
     /// What the author calls `{files}`.
     pub fn files(&self) -> PathBuf {
         self.0.join("f")
@@ -253,6 +260,7 @@ pub fn plan(lab: &Lab, files: &Files) -> Plan {
     let namespaces = std::iter::once(FABRIC).chain(places).map(|place| lab.namespace(place)).collect();
     let cables = (0..lab.nodes.len()).map(|number| uplink(lab, number)).chain(lab.hosts.iter().map(|host| cord(lab, host))).collect();
     let mut processes = vec![played(registry(lab), &lab.registry)];
+    processes.extend(lab.prefix_servers.iter().map(|server| played(ipam(lab, files, server), &server.part)));
     let several = lab.nodes.len() > 1;
     processes.extend(lab.nodes.iter().filter(|_| several).map(|node| packet(lab, files, node)));
     let (whole, split): (Vec<_>, Vec<_>) = lab.nodes.iter().enumerate().partition(|(_, node)| node.combined);
@@ -354,6 +362,17 @@ fn registry(lab: &Lab) -> Spec {
     spec
 }
 
+/// It remembers over restarts, so nobody has to wait for those who might come back.
+fn ipam(lab: &Lab, files: &Files, server: &PrefixServer) -> Spec {
+    let args = Args::new(&["ipam"])
+        .with("--listen-on", unix(&files.prefix_server(&server.name)))
+        .with("--prefix", server.prefix.to_string())
+        .with("--client-prefix-len", server.client_prefix_len.to_string())
+        .with("--state-file", files.state().join(format!("{}.prefixes", server.name)).display().to_string())
+        .with("--settling", "0s");
+    spec(Role::Ipam, &*server.name, lab.namespace(FABRIC), args)
+}
+
 /// A process of a node, which knows the node's name and how long its tokens live.
 fn of_node(role: Role, name: String, lab: &Lab, node: &Node, args: Args) -> Spec {
     let args = args.with_some("--max-token-lifetime", node.lifetime.clone().unwrap_or_default());
@@ -411,6 +430,8 @@ fn forwarder(lab: &Lab, files: &Files, node: &Node, number: usize) -> Spec {
 }
 
 fn endpoint(lab: &Lab, files: &Files, endpoint: &Endpoint) -> Spec {
+    let vl3 = lab.prefix_servers.iter().filter(|_| endpoint.kind == EndpointKind::Vl3);
+    let servers: Vec<String> = vl3.map(|server| unix(&files.prefix_server(&server.name))).collect();
     let args = Args::new(&["endpoint", endpoint.kind.as_str()])
         .with("--name", &*endpoint.name)
         .with("--connect-to", unix(&files.manager(&endpoint.node)))
@@ -420,6 +441,7 @@ fn endpoint(lab: &Lab, files: &Files, endpoint: &Endpoint) -> Spec {
         .with_some("--labels", labels(&endpoint.labels))
         .with_some("--client-labels", labels(&endpoint.client_labels))
         .with_some("--payload", endpoint.payload.unwrap_or_default().to_owned())
+        .with_some("--prefix-server-url", servers.join(","))
         .with_some("--cidr-prefix", comma(&endpoint.cidr))
         .with_some("--ipam-policy", endpoint.ipam.unwrap_or_default().to_owned())
         .with_some("--route", comma(&endpoint.routes))

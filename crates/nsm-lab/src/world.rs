@@ -114,7 +114,7 @@ impl World {
             client.resolv_conf.as_ref().map_or(Ok(()), |text| put(&self.files.resolv_conf(&client.name), text))?;
         }
         self.places.furnish(&self.file.lab, &self.plan).await?;
-        for role in [Role::Identity, Role::Registry, Role::Packet, Role::Node, Role::Manager] {
+        for role in [Role::Identity, Role::Registry, Role::Ipam, Role::Packet, Role::Node, Role::Manager] {
             self.stage(role, progress).await?;
         }
         self.services().await?;
@@ -137,8 +137,14 @@ impl World {
     async fn stage(&mut self, role: Role, progress: &Progress) -> Result<()> {
         progress.step(role.as_str());
         let specs: Vec<_> = self.plan.processes.iter().filter(|spec| spec.role == role).cloned().collect();
+        // Prefixes are lent in the order of asking, and the author wants to know them.
+        let in_turn = role == Role::Endpoint && !self.file.lab.prefix_servers.is_empty();
         for spec in &specs {
             self.start(spec)?;
+            if in_turn {
+                self.save()?;
+                self.ready(&spec.name).await?;
+            }
         }
         self.save()?;
         let ours = |process: &&mut Process| process.spec.role == role && process.spec.program.is_none();
@@ -307,7 +313,7 @@ impl World {
         if asks {
             left.extend(self.registered().await);
         }
-        for role in [Role::Manager, Role::Packet, Role::Registry, Role::Identity] {
+        for role in [Role::Manager, Role::Packet, Role::Ipam, Role::Registry, Role::Identity] {
             left.extend(stop_role(&mut self.processes, role).await);
         }
         self.processes.clear();

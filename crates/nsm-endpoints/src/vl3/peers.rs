@@ -81,10 +81,24 @@ impl Peers {
         let mut again = self.changes.listen();
         let ask = async {
             while again.changed().await.is_ok() {
-                ask_again(&self.hop).await;
+                self.renew().await;
             }
         };
         tokio::join!(ask, self.follow(known, wires));
+    }
+
+    /// Asks for all wires again, with what is true now.
+    async fn renew(&self) {
+        let again = |connection: Arc<Connection>| {
+            let mut files = Files::default();
+            own_kernel(&self.netns, None, &mut files);
+            let preferences = connection.mechanism.iter().cloned().collect();
+            let connection = Connection { state: State::Up, ..Connection::clone(&connection) };
+            self.hop.request(Request { connection, preferences, files }, Caller::within(TRY))
+        };
+        for error in join_all(self.hop.monitors().snapshot().into_iter().map(again)).await.into_iter().filter_map(Result::err) {
+            warn!(%error, "another endpoint knows our new prefix or MTU only from the next refresh on");
+        }
     }
 
     /// Ends all wires.
@@ -203,7 +217,7 @@ async fn dial(hop: Hop, request: Request) {
 }
 
 /// Makes whoever has connections at this hop ask for them again: their refresh is requested, as their monitors see.
-pub async fn ask_again(hop: &Hop) {
+pub fn ask_again(hop: &Hop) {
     for connection in hop.monitors().snapshot() {
         let mut connection = Connection::clone(&connection);
         connection.state = State::RefreshRequested;

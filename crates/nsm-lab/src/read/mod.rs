@@ -106,6 +106,7 @@ fn lab(value: &Value, notes: &Notes) -> Lab {
         trust_domain: spec.text("trustDomain").unwrap_or_else(|| "lab.nsm".to_owned()),
         identity: spec.optional_map("identity").map(part).unwrap_or_default(),
         registry: spec.optional_map("registry").map(part).unwrap_or_default(),
+        prefix_servers: spec.maps("prefixServers").into_iter().filter_map(pods::prefix_server).collect(),
         underlay: spec.one_of("underlay", &[("ipv4", Underlay::V4), ("ipv6", Underlay::V6)]).unwrap_or(Underlay::V4),
         underlay_mtu: spec.parse("underlayMtu", "a number of bytes"),
         files: spec.labels("files"),
@@ -154,7 +155,7 @@ const PAYLOADS: [(&str, &str); 2] = [("IP", "IP"), ("ETHERNET", "ETHERNET")];
 const ADDRESS: &str = "an address as 172.16.1.100";
 
 fn endpoint(mut fields: Fields<'_>) -> Endpoint {
-    let kinds = [EndpointKind::IcmpResponder, EndpointKind::Passthrough].map(|kind| (kind.as_str(), kind));
+    let kinds = [EndpointKind::IcmpResponder, EndpointKind::Passthrough, EndpointKind::Vl3].map(|kind| (kind.as_str(), kind));
     let endpoint = Endpoint {
         name: fields.need_text("name"),
         node: fields.need_text("node"),

@@ -1,9 +1,18 @@
 //! Reads what endpoints give their clients besides addresses.
 
-use super::{ADDRESS, PREFIX, fields::Fields};
-use crate::schema::DnsServers;
+use super::{ADDRESS, PREFIX, fields::Fields, part_of};
+use crate::schema::{DnsServers, PrefixServer};
 use ipnet::IpNet;
 use std::net::IpAddr;
+
+/// A server of prefixes.
+pub(super) fn prefix_server(mut fields: Fields<'_>) -> Option<PrefixServer> {
+    let (name, prefix) = (fields.need_text("name"), fields.need("prefix", PREFIX));
+    let client_prefix_len = fields.need("clientPrefixLen", "a number");
+    let part = part_of(&mut fields);
+    fields.finish();
+    Some(PrefixServer { name, prefix: prefix?, client_prefix_len: client_prefix_len?, part })
+}
 
 /// Name servers.
 pub(super) fn dns_servers(mut fields: Fields<'_>) -> DnsServers {

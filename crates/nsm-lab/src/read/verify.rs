@@ -32,6 +32,9 @@ pub(super) fn verify(lab: &Lab, notes: &Notes) {
         known(&format!("{at}.node"), &endpoint.node, &nodes, notes);
         one_endpoint(&at, endpoint, notes);
     }
+    if lab.prefix_servers.is_empty() && lab.endpoints.iter().any(|endpoint| endpoint.kind == EndpointKind::Vl3) {
+        notes.note("spec.prefixServers", "is missing, must have at least one for the endpoints of kind vl3");
+    }
     for (i, client) in lab.clients.iter().enumerate() {
         let at = format!("spec.clients[{i}]");
         known(&format!("{at}.node"), &client.node, &nodes, notes);
@@ -75,6 +78,9 @@ fn names(lab: &Lab, notes: &Notes) {
             notes.note(&at, format!("{text:?} is taken; every node, endpoint, client and host needs a name of its own"));
         }
     };
+    for (i, server) in lab.prefix_servers.iter().enumerate() {
+        take(format!("spec.prefixServers[{i}].name"), &server.name);
+    }
     for (i, node) in lab.nodes.iter().enumerate() {
         take(format!("spec.nodes[{i}].name"), &node.name);
     }
@@ -122,14 +128,18 @@ fn one_endpoint(at: &str, endpoint: &Endpoint, notes: &Notes) {
     if endpoint.services.is_empty() {
         notes.note(&format!("{at}.services"), "is empty, must name at least one network service");
     }
+    let responds = endpoint.kind == EndpointKind::IcmpResponder;
     let passthrough = endpoint.kind == EndpointKind::Passthrough;
     if !passthrough && !endpoint.client_labels.is_empty() {
         notes.note(&format!("{at}.clientLabels"), "is only for kind passthrough, which makes a request of its own");
     }
-    if passthrough && (endpoint.ipam.is_some() || endpoint.policy_routes.is_some() || !endpoint.dns.is_empty()) {
+    if !responds && (endpoint.ipam.is_some() || endpoint.policy_routes.is_some() || !endpoint.dns.is_empty()) {
         notes.note(at, "ipam, policyRoutes and dns are only for kind icmp-responder, which answers for itself");
     }
-    if !passthrough && endpoint.cidr.is_empty() {
+    if endpoint.kind == EndpointKind::Vl3 && (!endpoint.cidr.is_empty() || !endpoint.routes.is_empty() || endpoint.payload.is_some()) {
+        notes.note(at, "cidr, routes and payload are not for kind vl3, which carries IP and has its addresses from prefixServers");
+    }
+    if responds && endpoint.cidr.is_empty() {
         notes.note(&format!("{at}.cidr"), "is missing, must name at least one prefix as 172.16.1.100/31");
     }
 }

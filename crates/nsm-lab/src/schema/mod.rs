@@ -12,6 +12,11 @@
 //!   trustDomain: lab.nsm              # default
 //!   identity: {program: [../bin/spiffe]}              # the Workload API; left out: our own
 //!   registry: {program: [../bin/registry], env: {}}   # left out: our own
+//!   prefixServers:                    # each lends prefixes of one family to the endpoints of kind vl3
+//!   - name: ipam
+//!     prefix: 172.16.0.0/16
+//!     clientPrefixLen: 24             # of each endpoint's prefix
+//!     env: {}                         # any further setting of the process, and `program` as everywhere
 //!   underlay: ipv6                    # the network that joins the nodes; IPv4 when left out
 //!   underlayMtu: 1400                 # its largest packet; 1500 when left out
 //!   files:                            # files in a directory of the lab; `{files}` in any setting stands for that directory
@@ -24,10 +29,11 @@
 //!       env: {NSM_DIAL_TIMEOUT: 2s}   # any further setting of the process
 //!     lifetime: 10m                   # of its tokens
 //!     excludedPrefixes: [10.0.0.0/8]  # its manager asks endpoints not to give these
-//!   endpoints:                        # each is a pod of its own on its node
+//!   endpoints:                        # each is a pod of its own on its node; where there are prefixServers they start in this order
 //!   - name: responder
 //!     node: node-1
-//!     kind: icmp-responder            # or passthrough: passes everything on to the next endpoint of its service
+//!     kind: icmp-responder            # or passthrough: passes everything on to the next endpoint of its service; or vl3: its
+//!                                     # clients and those of others share a network, with prefixes of all prefixServers
 //!     services: [hello]
 //!     labels: {app: responder}        # what it advertises
 //!     clientLabels: {app: firewall}   # passthrough only: the labels of its own onward request
@@ -150,6 +156,8 @@ pub struct Lab {
     pub identity: Part,
     /// The registry's settings.
     pub registry: Part,
+    /// Servers of prefixes.
+    pub prefix_servers: Vec<PrefixServer>,
     /// What joins the nodes.
     pub underlay: Underlay,
     /// Its largest packet, bytes; the kernel's choice when unsaid.
@@ -203,6 +211,19 @@ pub struct Part {
     pub env: BTreeMap<String, String>,
 }
 
+/// A server of prefixes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefixServer {
+    /// Its name.
+    pub name: String,
+    /// What it lends prefixes of.
+    pub prefix: IpNet,
+    /// Their length.
+    pub client_prefix_len: u8,
+    /// Further settings, and who plays it.
+    pub part: Part,
+}
+
 /// What an endpoint does with packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointKind {
@@ -210,6 +231,8 @@ pub enum EndpointKind {
     IcmpResponder,
     /// Hands everything on to the next endpoint.
     Passthrough,
+    /// Routes between its clients and those of the others.
+    Vl3,
 }
 
 impl EndpointKind {
@@ -218,6 +241,7 @@ impl EndpointKind {
         match self {
             EndpointKind::IcmpResponder => "icmp-responder",
             EndpointKind::Passthrough => "passthrough",
+            EndpointKind::Vl3 => "vl3",
         }
     }
 }
@@ -364,6 +388,7 @@ impl Lab {
         let pods = self.endpoints.iter().map(|endpoint| &endpoint.name).chain(self.clients.iter().map(|client| &client.name));
         ["identity".to_owned(), "registry".to_owned()]
             .into_iter()
+            .chain(self.prefix_servers.iter().map(|server| server.name.clone()))
             .chain(self.nodes.iter().flat_map(of_node))
             .chain(engines)
             .chain(pods.cloned())
@@ -379,7 +404,8 @@ impl Lab {
         let nodes = self.nodes.iter_mut().flat_map(|node| [&mut node.manager, &mut node.forwarder]);
         let endpoints = self.endpoints.iter_mut().map(|endpoint| &mut endpoint.part);
         let clients = self.clients.iter_mut().map(|client| &mut client.part);
-        [&mut self.identity, &mut self.registry].into_iter().chain(nodes).chain(endpoints).chain(clients).collect()
+        let servers = self.prefix_servers.iter_mut().map(|server| &mut server.part);
+        [&mut self.identity, &mut self.registry].into_iter().chain(servers).chain(nodes).chain(endpoints).chain(clients).collect()
     }
     /// Everything that is a namespace besides nodes and the fabric: endpoints, clients, hosts.
     pub fn pods(&self) -> impl Iterator<Item = &str> {

@@ -1,7 +1,8 @@
 //! `nsm endpoint KIND`: provides network services.
 //!
 //! `icmp-responder` gives its clients addresses and answers their pings; networks behind it become their routes.
-//! `passthrough` joins each client to the next endpoint of the same service, chosen by labels of its own.
+//! `passthrough` joins each client to the next endpoint of the same service, chosen by labels of its own. `vl3` is in
+//! a file of its own.
 
 use super::{
     authorize, guard,
@@ -16,6 +17,7 @@ use crate::{
 use ipnet::IpNet;
 use nsm_api::*;
 use nsm_hop::{
+    hop::Hop,
     mechanism::{KernelEnd, Negotiate},
     onward::{Chain, End},
     reserve::{Dns, Ipam, IpamPolicy, Policies, Routes},
@@ -83,13 +85,14 @@ pub const PASSTHROUGH: &[Opt] = &[
     Opt::new("client-labels", "NSM_CLIENT_LABELS", "", Shape::Map, "Labels of the onward Request, instead of the client's"),
 ];
 const NAME: Opt = Opt::new("name", "NSM_NAME", "icmp-server", Shape::Text, "Name of this process in paths and in the registry");
-const DIR: Opt = Opt::new("dir", "NSM_BASE_DIR", "./", Shape::Directory, "Where its socket is made");
+pub(super) const DIR: Opt = Opt::new("dir", "NSM_BASE_DIR", "./", Shape::Directory, "Where its socket is made");
 const SERVICES: Opt = Opt::new("service-names", "NSM_SERVICE_NAMES", "icmp-responder", Shape::List, "Services that it provides");
 const PAYLOAD: Opt =
     Opt::new("payload", "NSM_PAYLOAD", "ETHERNET", Shape::OneOf(&["ETHERNET", "IP"]), "What the services carry, if it registers them");
-const LABELS: Opt = Opt::new("labels", "NSM_LABELS", "", Shape::Map, "Labels that it advertises for its services");
-const REGISTER_SERVICE: Opt = Opt::new("register-service", "NSM_REGISTER_SERVICE", "true", Shape::Bool, "Register the services, too");
-const UNREGISTER: Opt = Opt::accepted("unregister-itself", "NSM_UNREGISTER_ITSELF");
+pub(super) const LABELS: Opt = Opt::new("labels", "NSM_LABELS", "", Shape::Map, "Labels that it advertises for its services");
+pub(super) const REGISTER_SERVICE: Opt =
+    Opt::new("register-service", "NSM_REGISTER_SERVICE", "true", Shape::Bool, "Register the services, too");
+pub(super) const UNREGISTER: Opt = Opt::accepted("unregister-itself", "NSM_UNREGISTER_ITSELF");
 
 /// `nsm endpoint icmp-responder`
 pub async fn icmp_responder(mut settings: Settings, context: Context) -> Result<()> {
@@ -131,19 +134,19 @@ pub async fn passthrough(mut settings: Settings, context: Context) -> Result<()>
 }
 
 /// What distinguishes one kind of endpoint from another.
-struct Parts {
-    reserve: Vec<Box<dyn Reserve>>,
-    onward: Box<dyn Onward>,
-    wiring: Box<dyn Wiring>,
+pub(super) struct Parts {
+    pub(super) reserve: Vec<Box<dyn Reserve>>,
+    pub(super) onward: Box<dyn Onward>,
+    pub(super) wiring: Box<dyn Wiring>,
 }
 
 /// What all kinds have.
-struct Config {
-    common: Common,
-    name: HopName,
-    manager: Target,
+pub(super) struct Config {
+    pub(super) common: Common,
+    pub(super) name: HopName,
+    pub(super) manager: Target,
     dir: PathBuf,
-    services: Vec<ServiceName>,
+    pub(super) services: Vec<ServiceName>,
     payload: Payload,
     labels: Labels,
     register_service: bool,
@@ -151,14 +154,14 @@ struct Config {
 }
 
 impl Config {
-    fn read(settings: &mut Settings) -> Config {
+    pub(super) fn read(settings: &mut Settings) -> Config {
         Config {
             common: Common::read(settings),
             name: settings.text("name"),
             manager: settings.text("connect-to"),
             dir: settings.text("dir"),
             services: settings.list("service-names"),
-            payload: settings.choice("payload").into(),
+            payload: if settings.has("payload") { settings.choice("payload").into() } else { Payload::Ip },
             labels: settings.map("labels"),
             register_service: settings.boolean("register-service"),
             policies: guard::client_policies(settings),
@@ -167,7 +170,16 @@ impl Config {
 
     async fn serve(self, parts: Parts, context: Context) -> Result<()> {
         let process = Process::start(&self.common, &context).await?;
-        let hop = process.hop(Role {
+        let hop = process.hop(self.role(&process, parts)?);
+        let (served, registration) = self.open(&process, hop, &context).await?;
+        context.notify.ready();
+        let ended = process::ended(served).await;
+        registration.end().await;
+        ended
+    }
+
+    pub(super) fn role(&self, process: &Process, parts: Parts) -> Result<Role> {
+        Ok(Role {
             name: self.name.clone(),
             standing: Standing::Server,
             issuer: process.issuer.clone(),
@@ -179,21 +191,25 @@ impl Config {
             kernel: Arc::new(nsm_linux::LinuxKernel::new()?),
             generation: process.generation,
             timing: Timing::default(),
-        });
-        let path = self.socket();
-        let served = process.serve(vec![Target::Unix(path.clone())], Some(Arc::new(hop)), None, &context).await?;
+        })
+    }
 
-        let registry = guard::client(process.dialer.registry(&self.manager), self.policies.clone());
+    /// Listens, and is registered.
+    pub(super) async fn open(&self, process: &Process, hop: Hop, context: &Context) -> Result<(nsm_grpc::Served, Registration)> {
+        let path = self.socket();
+        let served = process.serve(vec![Target::Unix(path.clone())], Some(Arc::new(hop)), None, context).await?;
+        let registry = self.registry(process);
         if self.register_service {
             let services: Vec<_> = self.services.iter().map(|name| NetworkService::new(name.clone(), self.payload.clone())).collect();
-            register_services(registry.as_ref(), &services, &context).await?;
+            register_services(registry.as_ref(), &services, context).await?;
         }
         let (url, socket) = own_socket(&path)?;
-        let registration = Registration::start(registry, self.record(url, &context)?, socket, &context).await;
-        context.notify.ready();
-        let ended = process::ended(served).await;
-        registration.end().await;
-        ended
+        Ok((served, Registration::start(registry, self.record(url, context)?, socket, context).await))
+    }
+
+    /// The registry, as its manager shows it.
+    pub(super) fn registry(&self, process: &Process) -> Arc<dyn RegistryApi> {
+        guard::client(process.dialer.registry(&self.manager), self.policies.clone())
     }
 
     fn socket(&self) -> PathBuf {

@@ -11,6 +11,7 @@ pub mod forwarder;
 pub mod guard;
 pub mod identity;
 mod ids;
+pub mod ipam;
 mod keep;
 mod liveness;
 pub mod manager;
@@ -22,6 +23,7 @@ pub mod registration;
 pub mod registry;
 mod store;
 mod tunnels;
+pub mod vl3;
 
 use crate::program::Program;
 
@@ -34,6 +36,7 @@ pub fn all() -> Vec<Program> {
         Program::role("manager", "The control plane of one node", manager::OPTIONS, manager::run),
         Program::role("forwarder", "Makes the wires of one node", forwarder::OPTIONS, forwarder::run),
         Program::role("packet", "Carries encrypted packets where the kernel cannot", packet::OPTIONS, packet::run),
+        Program::role("ipam", "Lends prefixes to the endpoints of a distributed layer 3", ipam::OPTIONS, ipam::run),
         Program::role("client", "Asks for network services and keeps them", client::OPTIONS, client::run),
         Program::role(
             "endpoint icmp-responder",
@@ -47,5 +50,6 @@ pub fn all() -> Vec<Program> {
             endpoint::PASSTHROUGH,
             endpoint::passthrough,
         ),
+        Program::role("endpoint vl3", "One network for the clients of all endpoints of its service", vl3::OPTIONS, vl3::run),
     ]
 }

@@ -1,0 +1,161 @@
+//! `nsm endpoint vl3`: clients of all endpoints of one service share one layer 3 network (T-09, E-34).
+//!
+//! A server hop for clients and younger endpoints, an origin hop for the wires to older endpoints, and streams to the
+//! prefix servers. The kernel of the pod routes between the wires.
+
+use super::{
+    authorize,
+    endpoint::{self, Config, Parts},
+    guard,
+    liveness::Echoes,
+    process::{self, CONNECT_TO, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, STATE_DIR, WORKLOAD_API},
+    registration::own_netns,
+};
+use crate::{
+    context::Context,
+    settings::{Opt, Settings, Shape},
+};
+use nsm_api::*;
+use nsm_endpoints::vl3::{Addresses, Changes, Dialled, LeastMtu, Peers, ask_again, lease};
+use nsm_hop::{
+    hop::Hop,
+    kernel::Netns,
+    mechanism::{KernelEnd, Negotiate},
+    onward::{End, Fixed},
+    reserve::Environment,
+    role::{NoWires, Reserve, Role, Standing, Timing},
+};
+use nsm_linux::net::Net;
+use std::{sync::Arc, time::Duration};
+use tokio::task::JoinSet;
+use tracing::warn;
+
+/// Its settings.
+pub const OPTIONS: &[Opt] = &[
+    WORKLOAD_API,
+    MAX_TOKEN_LIFETIME,
+    DIAL_TIMEOUT,
+    STATE_DIR,
+    CONNECT_TO,
+    Opt::new("name", "NSM_NAME", "vL3-server", Shape::Text, "Name of this process in paths and in the registry"),
+    endpoint::DIR,
+    Opt::new("service-names", "NSM_SERVICE_NAMES", "vL3", Shape::List, "The network: services that it provides with others"),
+    endpoint::LABELS,
+    endpoint::REGISTER_SERVICE,
+    endpoint::UNREGISTER,
+    guard::CLIENT_POLICIES,
+    Opt::new("request-labels", "NSM_REQUEST_LABELS", "", Shape::Map, "Labels of its Requests to other endpoints of the network"),
+    Opt::new(
+        "prefix-server-url",
+        "NSM_PREFIX_SERVER_URL",
+        "vl3-ipam:5006",
+        Shape::Targets,
+        "Prefix servers; of several, as one for each family, it gets a prefix each",
+    ),
+    Opt::new("liveness-check-enabled", "NSM_LIVENESS_CHECK_ENABLED", "true", Shape::Bool, "Look whether packets pass to other endpoints"),
+    Opt::new("liveness-check-interval", "NSM_LIVENESS_CHECK_INTERVAL", "1200ms", Shape::Duration, "Pause between two looks at a wire"),
+    Opt::new(
+        "liveness-check-timeout",
+        "NSM_LIVENESS_CHECK_TIMEOUT",
+        "1s",
+        Shape::Duration,
+        "Silence after which a wire is taken to be dead",
+    ),
+    Opt::accepted("idle-timeout", "NSM_IDLE_TIMEOUT"),
+    Opt::accepted("dns-templates", "NSM_DNS_TEMPLATES"),
+];
+/// Longest pause between tries to mend a wire to another endpoint.
+const MEND_PAUSE: Duration = Duration::from_secs(2);
+
+/// `nsm endpoint vl3`
+pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
+    let config = Config::read(&mut settings);
+    let (servers, labels): (Vec<Target>, Labels) = (settings.list("prefix-server-url"), settings.map("request-labels"));
+    let looks = settings.boolean("liveness-check-enabled");
+    let (interval, silence) = (settings.duration("liveness-check-interval"), settings.duration("liveness-check-timeout"));
+    if servers.is_empty() {
+        settings.mistake("--prefix-server-url names no server");
+    }
+    settings.finish()?;
+
+    let here = own_netns()?;
+    forward(&here)?;
+    let process = Process::start(&config.common, &context).await?;
+    let changes = Changes::default();
+    let addresses = Addresses::new(servers.len(), changes.clone());
+    let mut tasks = JoinSet::new(); // ends with this function
+    for (number, target) in servers.iter().enumerate() {
+        tasks.spawn(lease(process.dialer.prefixes(target), number, addresses.clone()));
+    }
+    let mut told = changes.listen();
+    tokio::select! {
+        _ = told.wait_for(|_| addresses.complete()) => {}
+        () = context.shutdown.started() => return Ok(()),
+    }
+
+    let least = LeastMtu::new(changes.clone());
+    let parts = Parts {
+        reserve: vec![Box::new(Negotiate(vec![Box::new(KernelEnd(here.clone()))])), Box::new(addresses.clone()), Box::new(least.clone())],
+        onward: Box::new(End),
+        wiring: Box::new(NoWires),
+    };
+    // Without a journal: a successor may get another prefix, and then all is agreed on anew.
+    let hop = Hop::new(config.role(&process, parts)?);
+    let dialled = Dialled::new(addresses);
+    let labels_of_place = Environment(context.labels.clone());
+    let mut client = Hop::new(origin(&config, &process, vec![Box::new(dialled.clone()), Box::new(labels_of_place), Box::new(least)])?);
+    if looks {
+        client = client.with_liveness(Arc::new(Echoes::new(here.clone(), interval, silence)));
+    }
+    let (served, registration) = config.open(&process, hop.clone(), &context).await?;
+    let peers = Arc::new(Peers {
+        hop: client,
+        registry: config.registry(&process),
+        dialled,
+        own: config.name.as_str().parse()?,
+        services: config.services.clone(),
+        labels,
+        netns: here,
+        changes,
+    });
+    let (dialling, notify) = (peers.clone(), context.notify.clone());
+    tasks.spawn(async move { dialling.run(|| notify.ready()).await });
+    tasks.spawn(async move {
+        while told.changed().await.is_ok() {
+            ask_again(&hop);
+        }
+    });
+    let ended = process::ended(served).await;
+    tasks.shutdown().await;
+    peers.close().await;
+    registration.end().await;
+    ended
+}
+
+/// The hop where wires to other endpoints begin.
+fn origin(config: &Config, process: &Process, reserve: Vec<Box<dyn Reserve>>) -> Result<Role> {
+    Ok(Role {
+        name: config.name.clone(),
+        standing: Standing::Origin,
+        issuer: process.issuer.clone(),
+        admit: authorize::client(&process.issuer)?,
+        reserve,
+        onward: Box::new(Fixed(config.manager.clone())),
+        dial: process.dial(),
+        wiring: Box::new(NoWires),
+        kernel: Arc::new(nsm_linux::LinuxKernel::new()?),
+        generation: process.generation,
+        timing: Timing { retry_max: MEND_PAUSE, ..Timing::default() },
+    })
+}
+
+/// Lets the kernel of this pod route. One where that is not ours to say may do so already.
+fn forward(here: &Netns) -> Result<()> {
+    let net = Net::new(here)?;
+    for switch in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+        if let Err(error) = net.set_sysctl(switch, "1") {
+            warn!(%error, "clients reach each other only where the kernel of this pod routes already");
+        }
+    }
+    Ok(())
+}
