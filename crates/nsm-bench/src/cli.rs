@@ -17,7 +17,7 @@ use std::{
 pub enum BenchCommand {
     /// What a vWire carries, beside a bare kernel device: throughput, packet rate, round trip.
     Wire(WireArgs),
-    /// What an encrypted vWire between nodes carries, beside another WireGuard in user space; what many of them cost.
+    /// What an encrypted vWire between nodes carries beside another program; what many cost.
     Wireguard(WireguardArgs),
     /// From Request to first packet: one at a time, many at once, memory, every part.
     Setup(SetupArgs),

@@ -158,9 +158,18 @@ fn what_is_applied_is_listed_described_and_deleted() {
     let (code, _, problem) = dir.run(&["describe", "service", "wpn"]);
     assert_eq!((code, problem.contains("network service \"wpn\"")), (3, true), "{problem}");
 
+    let (_, whole, _) = dir.run(&["export"]);
     assert_eq!(dir.run(&["delete", "endpoint", "gw-1"]).0, 0);
     assert_eq!(dir.run(&["delete", "service", "vpn"]).0, 0);
     assert_eq!(dir.json(&["get", "services"]), serde_json::json!([]));
+    // What was exported comes back as it was.
+    let file = dir.0.join("whole.yaml");
+    fs::write(&file, &whole).unwrap();
+    assert_eq!(dir.run(&["apply", "-f", file.to_str().unwrap()]).0, 0);
+    assert_eq!(dir.run(&["export"]).1, whole);
+    assert_eq!(dir.json(&["export"])["services"][0]["name"], "vpn");
+    assert_eq!(dir.run(&["delete", "endpoint", "gw-1"]).0, 0);
+    assert_eq!(dir.run(&["delete", "service", "vpn"]).0, 0);
     assert_eq!(dir.run(&["delete", "service", "vpn"]).0, 3);
     for role in roles {
         role.stop();
