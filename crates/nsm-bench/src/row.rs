@@ -20,7 +20,7 @@ pub(crate) enum Holds {
 /// One figure. Keys and meaning of the JSON do not change between versions.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Row {
-    /// What was measured; unique in a run.
+    /// What was measured; unique in a run, together with `peer`.
     pub(crate) name: String,
     /// Of `ours` and `peer_value`.
     pub(crate) unit: &'static str,

@@ -73,7 +73,8 @@ const REST: Duration = Duration::from_secs(20);
 /// Measures everything.
 pub(crate) fn run(args: &WireguardArgs) -> Result<Vec<Row>> {
     // Before there is a lab: modules are fetched once, over the network of the machine.
-    let peers = if args.peer.is_empty() { vec![program::build()?] } else { args.peer.clone() };
+    let built = if args.peer.is_empty() { vec![program::build()?] } else { vec![] };
+    let peers = args.peer.iter().chain(&built).map(|peer| absolute(peer)).collect::<Result<Vec<_>>>()?;
     nsm_identity::install_crypto_provider();
     inside(LAB, async |lab| {
         let mut rows = Vec::new();
@@ -86,11 +87,10 @@ pub(crate) fn run(args: &WireguardArgs) -> Result<Vec<Row>> {
 }
 
 /// The vWire beside this program, their sockets in the same two nodes.
-async fn beside(lab: &Inside, peer: &Path, turns: Turns) -> Result<Vec<Row>> {
-    let program = absolute(peer)?;
+async fn beside(lab: &Inside, program: &Path, turns: Turns) -> Result<Vec<Row>> {
     let (ours, mtu) = vwire(lab, "tunnel", ("far", [10, 93, 0, 0]))?;
     let (here, there) = (lab.netns("node-1")?, lab.netns("node-2")?);
-    let tunnel = Tunnel::start(&program, mtu, [(&here, lab.address("node-1")?), (&there, lab.address("node-2")?)]).await?;
+    let tunnel = Tunnel::start(program, mtu, [(&here, lab.address("node-1")?), (&there, lab.address("node-2")?)]).await?;
     let name = program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let pair = Pair { name: "WireGuard vWire", ours, peer: name, theirs: tunnel.line() };
     let rows = pair.compare(lab, &COMPARISONS, turns).await?;

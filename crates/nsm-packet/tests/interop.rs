@@ -8,7 +8,7 @@ mod peer;
 use common::{PATIENCE, World, drain, echoes, until};
 use nsm_linux::netns;
 use nsm_packet::Timing;
-use peer::{Kind, Peer};
+use peer::Peer;
 use std::{
     io::Write,
     net::{Shutdown, TcpListener, TcpStream},
@@ -36,7 +36,7 @@ fn with_the_other(v6: bool, theirs_first: bool) {
     // Only who sends first begins: the other side has no keepalive that would do so.
     let timing = Timing { persistent_keepalive: (!theirs_first).then_some(std::time::Duration::from_secs(10)), ..Timing::default() };
     let engine = world.a.engine(timing);
-    let go = || Peer::start(Kind::Go, &world.b, &world.a);
+    let go = || Peer::start(&world.b, &world.a);
     let early = theirs_first.then(go);
     engine.add(world.a.device(&world.b)).unwrap();
     let late = (!theirs_first).then(go);

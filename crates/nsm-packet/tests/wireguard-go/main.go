@@ -1,6 +1,7 @@
 // A wireguard-go device for tests and comparisons: called with the name and the MTU of the interface and the
-// file of the namespace in which it is to be; the socket is where the process is. The configuration comes on standard input, in the format of the "set" operation, ended by an empty
-// line; "ready" is the answer, and the end of standard input is the end.
+// file of the namespace in which it is to be; the socket is where the process is. The configuration comes on standard
+// input, in the format of the "set" operation, ended by an empty line; "ready" is the answer, and the end of standard
+// input is the end.
 package main
 
 import (
