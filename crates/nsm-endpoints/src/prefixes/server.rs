@@ -149,3 +149,6 @@ fn write(file: &Path, pool: &Pool) -> Result<()> {
         failed(file, "written", &error)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ mod calls;
 mod endings;
 mod files;
 mod lifecycle;
+mod prefixes;
 mod registry;
 mod streams;
 mod world;
