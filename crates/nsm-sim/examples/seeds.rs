@@ -4,6 +4,10 @@ use nsm_sim::{Options, Topology, run};
 use std::time::{Duration, Instant};
 
 fn main() -> nsm_api::Result<()> {
+    // What the hops say, with NSM_LOG=1.
+    if std::env::var_os("NSM_LOG").is_some() {
+        tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG).without_time().with_ansi(false).init();
+    }
     let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
     let of = |i: usize, default: u64| numbers.get(i).copied().unwrap_or(default);
     let topology = Topology::built_in(of(3, 3) as usize, of(4, 3) as usize, of(5, 10) as usize);

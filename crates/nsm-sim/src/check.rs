@@ -2,10 +2,11 @@
 
 use crate::{
     process::REGISTRY,
-    topology,
+    topology::{self, Endpoint},
     world::{Process, World},
 };
 use futures::{FutureExt, StreamExt};
+use ipnet::IpNet;
 use nsm_api::*;
 use nsm_hop::{
     hop::Hop,
@@ -52,21 +53,25 @@ fn passing(world: &World) -> Vec<(String, std::sync::Arc<Connection>, u64)> {
     .collect()
 }
 
-/// I3: no address is used by two clients at a time. I1: packets of a client come to an endpoint of its service.
+/// I3: no address of an endpoint is used by two of its clients. I1: packets of a client come to an endpoint of its service.
 fn addresses(world: &World) {
     let mut held: BTreeMap<IpAddr, String> = BTreeMap::new();
     for (name, connection, pod) in passing(world) {
-        for address in &connection.context.ip_context.src_ip_addrs {
+        let mut endpoints = world.topology().endpoints.iter();
+        let serves = |endpoint: &&Endpoint| {
+            world.pod(&endpoint.name).key.ino == pod
+                && endpoint.services.iter().any(|service| service == connection.network_service.as_str())
+        };
+        let Some(endpoint) = endpoints.find(serves) else {
+            world.violate(format!("I1: packets of {name} come to pod {pod}, where nobody provides {}", connection.network_service));
+            continue;
+        };
+        // Addresses of an endpoint that it had before are not its own any more, and are kept out of politeness.
+        let own = |address: &&IpNet| endpoint.pools.iter().any(|pool| pool.contains(&address.addr()));
+        for address in connection.context.ip_context.src_ip_addrs.iter().filter(own) {
             if let Some(other) = held.insert(address.addr(), name.clone()).filter(|other| *other != name) {
                 world.violate(format!("I3: {address} is used by {other} and by {name}"));
             }
-        }
-        let mut endpoints = world.topology().endpoints.iter();
-        let serves = endpoints.any(|endpoint| {
-            world.pod(&endpoint.name).key.ino == pod && endpoint.services.iter().any(|service| service == connection.network_service.as_str())
-        });
-        if !serves {
-            world.violate(format!("I1: packets of {name} come to pod {pod}, where nobody provides {}", connection.network_service));
         }
     }
 }
@@ -86,7 +91,9 @@ pub(crate) fn missing(world: &World) -> Option<String> {
     let packets = world.packets();
     let wanted = world.state().wanted.clone();
     for client in world.topology().clients.iter().filter(|client| wanted.contains(&client.name)) {
-        let Some(hop) = world.process(&client.name).and_then(|process| process.hop) else { return Some(format!("{} does not run", client.name)) };
+        let Some(hop) = world.process(&client.name).and_then(|process| process.hop) else {
+            return Some(format!("{} does not run", client.name));
+        };
         for i in 0..client.services.len() {
             let id: ConnectionId = format!("{}-{i}", client.name).parse().expect("the topology was checked");
             let Some(connection) = hop.monitors().get(&id) else { return Some(format!("{id} is not there")) };

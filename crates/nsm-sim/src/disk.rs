@@ -28,5 +28,11 @@ impl Journal for Disk {
 
 /// What a former process of this name left.
 pub(crate) fn records(world: &World, name: &str) -> Vec<Record> {
-    world.state().journals.get(name).map(|records| records.values().cloned().collect()).unwrap_or_default()
+    let records: Vec<Record> = world.state().journals.get(name).map(|records| records.values().cloned().collect()).unwrap_or_default();
+    for record in &records {
+        let up = record.up.as_ref().map_or("", |agreed| agreed.connection.path.segments[0].id.as_str());
+        let (former, owed) = (record.former.len(), record.owed.len());
+        world.note(format_args!("{name} finds {} in its journal: {up:?} up, {former} former, {owed} closes owed", record.id));
+    }
+    records
 }

@@ -28,7 +28,9 @@ impl Issuer for SimIssuer {
         ConnectionId::new(format!("{near:016x}{far:016x}")).expect("hexadecimal digits are a name")
     }
     fn gave(&self, id: &ConnectionId, path: &Path, _: &Caller) -> bool {
-        path.segments.first().is_some_and(|origin| id.as_str().len() == 32 && id.as_str().ends_with(&format!("{:016x}", self.half(origin, 2))))
+        path.segments
+            .first()
+            .is_some_and(|origin| id.as_str().len() == 32 && id.as_str().ends_with(&format!("{:016x}", self.half(origin, 2))))
     }
     fn now(&self) -> SystemTime {
         self.world.wall()

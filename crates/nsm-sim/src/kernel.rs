@@ -38,9 +38,7 @@ impl SimKernel {
     /// Linux gives an identifier and port to one tunnel of a node only.
     fn admit(&self, op: &Op) -> Result<()> {
         let Op::Add(Wire::Link(Link::Vxlan { at, vni, port, .. })) = op else { return Ok(()) };
-        let other = |wire: Wire| {
-            matches!(wire, Wire::Link(Link::Vxlan { at: other, vni: used, port: on, .. }) if (used, on) == (*vni, *port) && other != *at)
-        };
+        let other = |wire: Wire| matches!(wire, Wire::Link(Link::Vxlan { at: other, vni: used, port: on, .. }) if (used, on) == (*vni, *port) && other != *at);
         if self.world.kernel(self.node).wires().into_iter().any(other) {
             return Err(Error::new(Kind::Conflict, format!("VXLAN identifier {vni}"), "another tunnel has it", "use another"));
         }
@@ -59,11 +57,15 @@ impl SimKernel {
                 let silent = self.world.state().silent.get(&connection.id).copied();
                 let suspicious = silent.is_some_and(|at| Instant::now() - at < SILENCE_COUNTS);
                 let own = |iface: &&Iface| {
-                    iface.netns == pod && connection.mechanism.as_ref().and_then(|m| m.get(nsm_api::params::NAME)) == Some(iface.name.as_str())
+                    iface.netns == pod
+                        && connection.mechanism.as_ref().and_then(|m| m.get(nsm_api::params::NAME)) == Some(iface.name.as_str())
                 };
                 let touches = link.ifaces().iter().any(own);
                 if touches && !suspicious && self.world.packets().answers(pod.key.ino, &connection).is_some() {
-                    self.world.violate(format!("I4: {} removes the wire of {name} ({}), over which packets pass", owner.hop, connection.id));
+                    self.world.violate(format!(
+                        "I4: {} ({}) removes the wire of {}, over which packets pass",
+                        owner.hop, owner.connection, connection.id
+                    ));
                 }
             }
         }

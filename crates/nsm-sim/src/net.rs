@@ -166,8 +166,10 @@ impl NetworkServiceApi for Line {
             .carry("request", async |there| {
                 let hop = hop(&there, &self.to)?;
                 let world = &self.from.world;
+                // To ask for another endpoint twice is to ask for a third.
+                let repeatable = again.0.connection.state != State::ReselectRequested;
                 let twice = world.state().weather.twice;
-                if world.chance().happens(twice) {
+                if repeatable && world.chance().happens(twice) {
                     let (later, other, (request, caller)) = (world.chance().millis(0, TWICE_WITHIN), hop.clone(), again);
                     world.note(format_args!("{} request {}: comes twice", self.from.name, there.name));
                     tokio::spawn(async move {
@@ -231,7 +233,8 @@ impl RegistryApi for Line {
     async fn register_endpoint(&self, endpoint: NetworkServiceEndpoint, files: Files, caller: Caller) -> Result<NetworkServiceEndpoint> {
         self.from.life.point_for_others().await;
         let caller = self.signed(caller)?;
-        let answer = self.carry("register", async |there| registry(&there, &self.to)?.register_endpoint(endpoint, files, caller).await).await;
+        let answer =
+            self.carry("register", async |there| registry(&there, &self.to)?.register_endpoint(endpoint, files, caller).await).await;
         self.from.life.point_for_others().await;
         answer
     }

@@ -81,21 +81,20 @@ impl Packets {
     }
 
     /// The pod that answers a packet which the client sends over `connection` from its `pod`, when the answer comes back by the
-    /// same interface.
+    /// same interface. A client may still have addresses of an endpoint that it had before: one pair must do.
     pub(crate) fn answers(&self, pod: u64, connection: &Connection) -> Option<u64> {
-        let mechanism = connection.mechanism.as_ref()?;
-        let context = &connection.context.ip_context;
-        let (src, dst) = (context.src_ip_addrs.first()?.addr(), context.dst_ip_addrs.first()?.addr());
-        let name = mechanism.get(params::NAME)?;
-        let out = self.leaves(pod, dst).filter(|out| out.as_str() == name)?;
-        let near = self.ends.keys().find(|end| end.netns.key.ino == pod && end.name == *out)?;
+        let name = connection.mechanism.as_ref()?.get(params::NAME)?;
+        let near = self.ends.keys().find(|end| end.netns.key.ino == pod && end.name.as_str() == name)?;
         let [far] = self.comes_out(near)[..] else { return None };
+        let [home] = self.comes_out(far)[..] else { return None };
         let there = far.netns.key.ino;
-        let back = self.leaves(there, src).filter(|back| **back == far.name)?;
-        let [home] = self.comes_out(self.ends.get_key_value(&Iface { netns: far.netns.clone(), name: back.clone() })?.0)[..] else {
-            return None;
+        let passes = |src: IpAddr, dst: IpAddr| {
+            let (out, back) = (self.leaves(pod, dst), self.leaves(there, src));
+            out == Some(&near.name) && back == Some(&far.name) && self.has(there, dst) && self.has(pod, src)
         };
-        (self.has(there, dst) && self.has(pod, src) && home == near).then_some(there)
+        let context = &connection.context.ip_context;
+        let mut pairs = context.src_ip_addrs.iter().flat_map(|src| context.dst_ip_addrs.iter().map(move |dst| (src.addr(), dst.addr())));
+        (home == near && pairs.all(|(src, dst)| passes(src, dst))).then_some(there)
     }
 
     /// I1: a tunnel that is heard at two places, or by one that expects somebody else.

@@ -238,22 +238,26 @@ impl Start {
             wiring: Box::new(NoWires),
         }))
         .with_liveness(eyes.clone());
-        let requests: Vec<Request> = (0..).zip(&client.services).map(|(i, (service, labels))| {
-            let id: ConnectionId = format!("{name}-{i}").parse().expect("the topology was checked");
-            let mut connection = Connection::new(id.clone(), service.parse().expect("the topology was checked"));
-            connection.labels.clone_from(labels);
-            let mut files = Files::default();
-            let interface = service_interface_name(&connection.network_service, &id);
-            let mechanism = own_kernel(&netns, Some(&interface), &mut files);
-            Request { connection, preferences: vec![mechanism], files }
-        }).collect();
+        let requests: Vec<Request> = (0..)
+            .zip(&client.services)
+            .map(|(i, (service, labels))| {
+                let id: ConnectionId = format!("{name}-{i}").parse().expect("the topology was checked");
+                let mut connection = Connection::new(id.clone(), service.parse().expect("the topology was checked"));
+                connection.labels.clone_from(labels);
+                let mut files = Files::default();
+                let interface = service_interface_name(&connection.network_service, &id);
+                let mechanism = own_kernel(&netns, Some(&interface), &mut files);
+                Request { connection, preferences: vec![mechanism], files }
+            })
+            .collect();
         let at = nsm_hop::role::Dial::dial(&self.dialler, &manager, &Files::default());
         let (stop, own) = (stopped(&self.stop), hop.clone());
         let main = async move {
             let keeping = async {
                 let hop_name: HopName = name.parse().expect("the topology was checked");
                 let former = adoption::former(at.as_ref(), &hop_name).await;
-                let tries = requests.iter().map(|request| connect(&world, &own, request, former.get(&request.connection.id), eyes.as_ref()));
+                let tries =
+                    requests.iter().map(|request| connect(&world, &own, request, former.get(&request.connection.id), eyes.as_ref()));
                 futures::future::join_all(tries).await;
                 std::future::pending::<()>().await;
             };
@@ -280,7 +284,8 @@ impl Start {
         let key = InodeKey { dev: SOCKET_DEV, ino: world.number() };
         world.state().sockets.insert(key.ino, (self.name.clone(), self.life.clone()));
         let services: Vec<ServiceName> = services.iter().map(|name| name.parse().expect("the topology was checked")).collect();
-        let mut endpoint = NetworkServiceEndpoint::new(self.name.parse().expect("the topology was checked"), services.clone(), key.to_string());
+        let mut endpoint =
+            NetworkServiceEndpoint::new(self.name.parse().expect("the topology was checked"), services.clone(), key.to_string());
         endpoint.network_service_labels = services.into_iter().map(|service| (service, labels.clone())).collect();
         let mut socket = Files::default();
         socket.insert(key, world.file());

@@ -55,13 +55,15 @@ impl Topology {
         let service = "svc".parse().expect("a plain word is a name");
         Topology {
             nodes: (1..=nodes).map(|i| format!("n{i}")).collect(),
-            endpoints: (0..endpoints).map(|i| Endpoint {
-                name: format!("e{}", i + 1),
-                node: i % nodes.max(1),
-                services: vec!["svc".to_owned()],
-                labels: Labels::new(),
-                pools: vec![pool(i)],
-            }).collect(),
+            endpoints: (0..endpoints)
+                .map(|i| Endpoint {
+                    name: format!("e{}", i + 1),
+                    node: i % nodes.max(1),
+                    services: vec!["svc".to_owned()],
+                    labels: Labels::new(),
+                    pools: vec![pool(i)],
+                })
+                .collect(),
             clients: (0..clients)
                 .map(|i| Client { name: format!("c{}", i + 1), node: i % nodes.max(1), services: vec![("svc".to_owned(), Labels::new())] })
                 .collect(),
@@ -72,7 +74,8 @@ impl Topology {
     /// Whether it can be simulated; else what is wrong with it.
     pub fn check(&self) -> Result<()> {
         let bad = |reason: String, fix: &str| Err(Error::invalid("topology", reason, fix));
-        let pods: Vec<(&String, usize)> = self.endpoints.iter().map(|e| (&e.name, e.node)).chain(self.clients.iter().map(|c| (&c.name, c.node))).collect();
+        let pods: Vec<(&String, usize)> =
+            self.endpoints.iter().map(|e| (&e.name, e.node)).chain(self.clients.iter().map(|c| (&c.name, c.node))).collect();
         if self.nodes.is_empty() || self.endpoints.is_empty() || self.clients.is_empty() {
             return bad("has no node, no endpoint or no client".to_owned(), "name at least one of each");
         }

@@ -1,21 +1,8 @@
 //! Everything of one run that more than one part needs: who lives, what lies on disks, who cannot reach whom, the clock.
 
-use crate::{
-    chance::Chance,
-    events::Events,
-    flag::Flag,
-    life::Life,
-    packets::Packets,
-    run::Options,
-    topology::Topology,
-};
+use crate::{chance::Chance, events::Events, flag::Flag, life::Life, packets::Packets, run::Options, topology::Topology};
 use nsm_api::*;
-use nsm_hop::{
-    hop::Hop,
-    journal::Record,
-    kernel::Netns,
-    testing::FakeKernel,
-};
+use nsm_hop::{hop::Hop, journal::Record, kernel::Netns, testing::FakeKernel};
 use nsm_registry::MemoryEngine;
 use std::{
     collections::{BTreeMap, BTreeSet},

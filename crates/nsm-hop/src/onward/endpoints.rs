@@ -29,7 +29,7 @@ impl Onward for Endpoints {
     async fn next(&self, draft: &Draft, before: Option<&Sent>) -> Result<Next> {
         match &draft.connection.network_service_endpoint_name {
             Some(name) => self.named(draft, name, before).await,
-            None => self.matched(draft).await,
+            None => self.matched(draft, before).await,
         }
     }
 
@@ -39,7 +39,10 @@ impl Onward for Endpoints {
             draft.connection.payload = candidate.payload.clone();
         }
         let class = if candidate.target.is_local() { Class::Local } else { Class::Remote };
-        let agreed = before.and_then(|sent| sent.connection.mechanism.clone()).filter(|mechanism| mechanism.class == class);
+        // What was agreed with another node means nothing to this one: its identifier may be somebody else's there, and the node
+        // that was left still sends to it. A local endpoint that restarted has another socket.
+        let same = |sent: &&Sent| sent.candidate.target == candidate.target || class == Class::Local;
+        let agreed = before.filter(same).and_then(|sent| sent.connection.mechanism.clone()).filter(|mechanism| mechanism.class == class);
         let able = self.offers.iter().filter(|offer| offer.class() == class);
         let agreed = agreed.map(|agreed| match self.offers.iter().find(|offer| offer.kind() == agreed.kind) {
             Some(offer) => offer.again(&draft, agreed),
@@ -100,7 +103,7 @@ impl Endpoints {
         }
     }
 
-    async fn matched(&self, draft: &Draft) -> Result<Next> {
+    async fn matched(&self, draft: &Draft, before: Option<&Sent>) -> Result<Next> {
         let connection = &draft.connection;
         let query = EndpointQuery { services: vec![connection.network_service.clone()], ..EndpointQuery::default() };
         let (service, mut found) = lookup::service_and_endpoints(self.registry.as_ref(), connection, query).await?;
@@ -132,6 +135,11 @@ impl Endpoints {
             let behind = connection.path.segments.iter().skip(connection.path.index as usize + 1);
             let left: BTreeSet<&str> = behind.map(|segment| segment.name.as_str()).collect();
             candidates.sort_by_key(|candidate| candidate.registered.as_ref().is_some_and(|name| left.contains(name.as_str())));
+        } else if let Some(before) = before {
+            // A Request that comes again moves nobody, also when the registry does not know the endpoint at the moment.
+            let known = candidates.iter().position(|candidate| candidate.registered == before.candidate.registered);
+            let in_use = known.map_or_else(|| before.candidate.clone(), |at| candidates.remove(at));
+            candidates.insert(0, in_use);
         }
         Ok(Next::Hops(candidates))
     }
