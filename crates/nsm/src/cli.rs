@@ -18,6 +18,7 @@ const GROUPS: &[(&str, &str)] = &[
     ("describe", "Show one thing whole"),
     ("watch", "Print what is there and every change until interrupted"),
     ("delete", "Remove from the registry"),
+    ("sim", "A whole domain in one process, in simulated time"),
 ];
 /// Other words for the last word of a subcommand, as upstream's tool has them.
 const ALIASES: &[(&str, &[&str])] = &[

@@ -4,8 +4,10 @@ mod apply;
 mod delete;
 mod describe;
 mod doctor;
+mod export;
 mod get;
 mod mesh;
+mod sim;
 mod table;
 mod watch;
 
@@ -15,6 +17,7 @@ use crate::program::Program;
 pub(crate) fn all() -> Vec<Program> {
     vec![
         Program::tool("apply", "Register services and endpoints from YAML files", apply::OPTIONS, apply::run),
+        Program::tool("export", "Print the whole registry as YAML, which apply takes back", export::OPTIONS, export::run),
         Program::tool("get services", "List network services", get::REGISTRY_OPTIONS, get::services),
         Program::tool("get endpoints", "List endpoints", get::ENDPOINT_OPTIONS, get::endpoints),
         Program::tool("get connections", "List the connections that pass a manager", get::CONNECTION_OPTIONS, get::connections),
@@ -38,5 +41,6 @@ pub(crate) fn all() -> Vec<Program> {
         Program::tool("delete service", "Remove network services from the registry", delete::OPTIONS, delete::services),
         Program::tool("delete endpoint", "Remove endpoints from the registry", delete::OPTIONS, delete::endpoints),
         Program::tool("doctor", "Say whether this machine can carry the mesh, and what to do if not", doctor::OPTIONS, doctor::run),
+        Program::tool("sim run", "Play a topology with everything that can go wrong, in simulated time", sim::OPTIONS, sim::run),
     ]
 }
