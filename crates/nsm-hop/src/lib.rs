@@ -1,7 +1,8 @@
 //! What one hop does with a Request.
 //!
 //! Start at [`conn`]: the five steps and settle. [`hop`] is the handle that others call; [`role`] the parts that a role
-//! plugs in and the seams to the outside; [`kernel`] what may exist in the kernel; [`journal`] what survives a sudden end; the rest are pure rules
+//! plugs in and the seams to the outside; [`kernel`] what may exist in the kernel; [`journal`] what survives a
+//! sudden end; the rest are pure rules
 //! ([`path`], [`matching`], [`select`], [`diff`], [`template`]) and the parts themselves
 //! ([`reserve`], [`mechanism`], [`onward`], [`wiring`]).
 //!

@@ -129,8 +129,8 @@ impl Conn {
 
     /// Something of it may be left until the kernel agrees.
     pub(super) fn remember(&mut self, agreed: Agreed) {
-        if self.journal.is_none() {
-            return;
+        if self.journal.is_none() || self.sparing {
+            return; // what is spared must not be undone by a successor either
         }
         if self.former.len() == MAX_FORMER {
             self.former.remove(0);
