@@ -27,7 +27,7 @@ pub const MAX_PEERS: usize = 256;
 /// Longest try to get one wire.
 const TRY: Duration = Duration::from_secs(15);
 /// How long the first wires are waited for.
-const FIRST: Duration = Duration::from_secs(30);
+const FIRST: Duration = Duration::from_secs(5);
 /// Pauses between tries, doubled from the first to the last, with jitter.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Longest wait for a question to the registry, and for the end of a wire.
