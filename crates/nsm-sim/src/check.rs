@@ -10,13 +10,14 @@ use ipnet::IpNet;
 use nsm_api::*;
 use nsm_hop::{
     hop::Hop,
-    kernel::{IfName, Iface},
+    kernel::{IfName, Iface, Wire},
     testing::World as _,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
+use tokio::task::unconstrained;
 
 /// Connections of one hop for each connection that a client wants: the present one and those on their way to their end.
 const MAX_SHARE: usize = 8;
@@ -111,6 +112,7 @@ pub(crate) fn missing(world: &World) -> Option<String> {
 
 /// What must hold when everything is up and quiet.
 pub(crate) async fn when_calm(world: &World, folds: &BTreeMap<String, Fold>) {
+    exact(world);
     for (name, hop) in hops(world) {
         paths(world, &name, &hop);
     }
@@ -123,6 +125,24 @@ pub(crate) async fn when_calm(world: &World, folds: &BTreeMap<String, Fold>) {
         }
     }
     registered(world).await;
+}
+
+/// I2, I11: nobody has more than belongs to the connections of the clients. Long after anything went wrong.
+fn exact(world: &World) {
+    let clients: BTreeSet<&String> = world.topology().clients.iter().map(|client| &client.name).collect();
+    let all = passing(world);
+    let wanted: usize = all.iter().map(|(_, connection, _)| connection.path.segments.len() - 1).sum();
+    let busy: usize = hops(world).iter().filter(|(name, _)| !clients.contains(name)).map(|(_, hop)| hop.busy()).sum();
+    if busy != wanted {
+        world.violate(format!("I2: hops look after {busy} connections, and {wanted} belong to clients"));
+    }
+    // A tunnel has a device at either end, a way within a node passes its one manager and forwarder.
+    let needed: usize = all.iter().map(|(_, connection, _)| if connection.path.segments.len() > 4 { 2 } else { 1 }).sum();
+    let wires = (0..world.topology().nodes.len()).flat_map(|node| world.kernel(node).wires());
+    let links = wires.filter(|wire| matches!(wire, Wire::Link(_))).count();
+    if links != needed {
+        world.violate(format!("I2: there are {links} links, and {needed} belong to clients"));
+    }
 }
 
 /// A committed way makes sense: everybody once, an id at each, and tokens that have not ended.
@@ -223,7 +243,7 @@ impl Fold {
     fn state(&self) -> BTreeMap<ConnectionId, Connection> {
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(mut events) = self.events.try_lock() {
-            while let Some(Some(Ok(event))) = events.next().now_or_never() {
+            while let Some(Some(Ok(event))) = unconstrained(events.next()).now_or_never() {
                 match event.kind {
                     EventKind::InitialStateTransfer => *state = event.connections,
                     EventKind::Update => state.extend(event.connections),

@@ -18,8 +18,10 @@ use tokio::time::{Instant, sleep};
 pub const CALM_BOUND: Duration = Duration::from_secs(25);
 /// From nothing to everything.
 const WARM_UP: Duration = Duration::from_secs(20);
-/// Everything stays up for so long.
+/// Everything stays up for the life of a token and so long: then nothing is left of what went wrong.
 const STEADY: Duration = Duration::from_secs(30);
+/// After the clients have said goodbye nothing of them is left within this.
+const GONE: Duration = Duration::from_secs(5);
 /// Pause between two checks.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
 /// Longest life of a record in the registry.
@@ -149,7 +151,7 @@ async fn steady(world: &World) -> Option<()> {
     let managers = world.topology().nodes.iter().map(|node| topology::manager(node));
     let watched = managers.chain(world.topology().endpoints.iter().map(|endpoint| endpoint.name.clone()));
     let folds: BTreeMap<String, Fold> = watched.filter_map(|name| Some((name.clone(), Fold::of(&world.process(&name)?.hop?)))).collect();
-    let end = Instant::now() + STEADY;
+    let end = Instant::now() + world.options().token_life + STEADY;
     while Instant::now() < end {
         if let Some(reason) = check::missing(world) {
             world.violate(format!("I14: everything was up and nothing went wrong, but {reason}"));
@@ -174,9 +176,7 @@ async fn drain(world: &World) -> Option<()> {
         clients.iter().find(|client| world.process(&client.name).is_some()).map(|client| format!("{} still runs", client.name))
     };
     until(world, REQUEST_TIMEOUT * 2, "I14: 30 s after they were told to stop", here).await?;
-    // What a message that came twice or late has left behind ends with its token.
-    until(world, world.options().token_life + REQUEST_TIMEOUT, "I2: all clients have gone and their tokens have ended", check::left)
-        .await?;
+    until(world, GONE, "I2: 5 s after all clients have gone", check::left).await?;
     let forwarders = topology.nodes.iter().map(|node| topology::forwarder(node));
     forwarders.chain(topology.endpoints.iter().map(|endpoint| endpoint.name.clone())).for_each(|name| world.stop(&name));
     let end = Instant::now() + RECORD_LIFE + CHECK_EVERY;

@@ -29,8 +29,9 @@ fn nothing_goes_wrong_by_itself() {
     }
 }
 
-/// A defect that is there today: a forwarder removes a wire over which packets pass. A refresh goes to the successor of a
-/// next hop, by another socket; when it fails further on, the successor is told to close what it had taken up.
+/// A defect that is there today, in about one seed of sixty (55 is one): a forwarder removes a wire over which packets pass.
+/// A manager that has just started anew passes on a Request without an endpoint's name for a connection that is up, while the
+/// endpoint in use is not registered again yet.
 fn known(outcome: &Outcome) -> bool {
     outcome
         .violation
@@ -38,10 +39,10 @@ fn known(outcome: &Outcome) -> bool {
         .is_some_and(|violation| violation.sentence.starts_with("I4: n") && violation.sentence.contains("-forwarder ("))
 }
 
-/// Two hundred domains. When no seed shows the known defect any more, it is gone: then `known` must go, too.
+/// A hundred domains. When no seed shows the known defect any more, `known` goes, too.
 #[test]
 fn what_must_hold_holds() {
-    const SEEDS: u64 = 200;
+    const SEEDS: u64 = 100;
     let play = |first: u64| {
         move || (first..=SEEDS).step_by(2).map(|seed| run(&Topology::built_in(3, 3, 10), &short(), seed).unwrap()).collect::<Vec<_>>()
     };
@@ -54,7 +55,7 @@ fn what_must_hold_holds() {
         .collect();
     assert!(bad.is_empty(), "{}", bad.join("\n"));
     let defects = outcomes.iter().filter(|outcome| known(outcome)).count();
-    assert!((1..SEEDS as usize / 2).contains(&defects), "{defects} seeds show the known defect");
+    assert!(defects <= SEEDS as usize / 20, "{defects} seeds show the known defect");
 }
 
 /// A topology that makes no sense is refused with a reason.
