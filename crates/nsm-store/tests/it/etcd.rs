@@ -279,10 +279,12 @@ async fn i6_a_cluster_that_begins_anew() {
     assert_eq!(all(&engine).await, ["new tcp://2"]);
 }
 
+/// Writes until a cluster that has lost a member takes it: on two processors that run several clusters its election and
+/// the registry's own pauses take their time.
 pub(crate) async fn put_again(engine: &EtcdEngine, called: &str, url: &str) {
     let start = Instant::now();
     while let Err(error) = put(engine, called, url, None).await {
-        assert!(start.elapsed() < START, "{error}");
+        assert!(start.elapsed() < 3 * START, "{error}");
     }
 }
 
