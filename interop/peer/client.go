@@ -92,6 +92,9 @@ func (w *wish) keep(ctx context.Context) {
 				log.Fatalf("%s is refused again and again though it was up: %v", w.current.Id, err)
 			}
 			log.Printf("%s is refused: %v", w.current.Id, err)
+			if w.current.Mechanism != nil {
+				w.look(ctx)
+			}
 			pause(ctx, retryPause)
 			continue
 		}
@@ -161,8 +164,7 @@ func (w *wish) watch(ctx context.Context, way *grpc.ClientConn) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
-	selector := &connection.MonitorScopeSelector{PathSegments: []*connection.PathSegment{{Name: w.name, Id: w.current.Id}}}
-	stream, err := connection.NewMonitorConnectionClient(way).MonitorConnections(ctx, selector)
+	stream, err := w.monitor(ctx, way)
 	for err == nil {
 		var event *connection.ConnectionEvent
 		if event, err = stream.Recv(); err == nil && w.lost(event) {
@@ -178,6 +180,32 @@ func (w *wish) watch(ctx context.Context, way *grpc.ClientConn) {
 			<-ctx.Done()
 		}
 	}
+}
+
+// look asks once how the other side has a connection that was up and is refused now: while a refresh fails upstream's
+// client goes on watching, and a loss that came between two streams is in the first event of the next.
+func (w *wish) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, w.timeout)
+	defer cancel()
+	way, err := w.identity.Dial(w.to)
+	if err != nil {
+		return
+	}
+	defer way.Close()
+	stream, err := w.monitor(ctx, way)
+	if err != nil {
+		return
+	}
+	if event, err := stream.Recv(); err == nil && w.lost(event) {
+		log.Printf("%s is known as lost", w.current.Id)
+		w.reselect()
+	}
+}
+
+// monitor opens a stream of what the other side says of this connection.
+func (w *wish) monitor(ctx context.Context, way *grpc.ClientConn) (grpc.ServerStreamingClient[connection.ConnectionEvent], error) {
+	selector := &connection.MonitorScopeSelector{PathSegments: []*connection.PathSegment{{Name: w.name, Id: w.current.Id}}}
+	return connection.NewMonitorConnectionClient(way).MonitorConnections(ctx, selector)
 }
 
 // lost says whether an event tells that this very connection is gone.
