@@ -116,7 +116,12 @@ impl Registrations {
         if names.len() < MAX_NAMES {
             return Ok(());
         }
-        Err(Error::new(Kind::Exhausted, name.object(), format!("{MAX_NAMES} names are registered here already"), "unregister what is not needed"))
+        Err(Error::new(
+            Kind::Exhausted,
+            name.object(),
+            format!("{MAX_NAMES} names are registered here already"),
+            "unregister what is not needed",
+        ))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, Known>> {
