@@ -468,7 +468,11 @@ impl Conn {
 
     /// The next hop last agreed to something else than what is committed here: it hears the committed again.
     async fn restate(&mut self) -> bool {
-        let Some(sent) = self.up.as_ref().and_then(|plan| plan.sent.clone()).filter(|_| self.drifted) else { return true };
+        let Some(mut sent) = self.up.as_ref().and_then(|plan| plan.sent.clone()).filter(|_| self.drifted) else { return true };
+        // As it was answered, not as it was asked: a question without an endpoint's name may be answered otherwise today.
+        sent.request.connection.clone_from(&sent.connection);
+        sent.request.connection.state = State::Up;
+        sent.request.files.extend(&sent.files);
         let deadline = Instant::now() + self.role.timing.request_timeout;
         let again = self.ask(&sent, deadline).await;
         self.drifted = again.is_err();

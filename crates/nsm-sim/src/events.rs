@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-/// Events that a violation shows.
+/// Events that a violation shows, unless [`crate::Options`] say otherwise.
 pub const SHOWN_EVENTS: usize = 60;
 
 /// A sentence that does not hold, and how it came about.
@@ -21,8 +21,8 @@ pub struct Violation {
     pub last: Vec<String>,
 }
 
-#[derive(Default)]
 struct Inner {
+    shown: usize,
     count: u64,
     hash: u64,
     last: VecDeque<String>,
@@ -30,16 +30,19 @@ struct Inner {
 }
 
 /// The events of one run.
-#[derive(Default)]
 pub(crate) struct Events(Mutex<Inner>);
 
 impl Events {
+    /// Keeps the last `shown` in words.
+    pub(crate) fn new(shown: usize) -> Events {
+        Events(Mutex::new(Inner { shown, count: 0, hash: 0, last: VecDeque::new(), violation: None }))
+    }
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
     pub(crate) fn note(&self, at: Duration, what: fmt::Arguments<'_>) {
         let mut inner = self.lock();
-        let mut line = if inner.last.len() < SHOWN_EVENTS { String::new() } else { inner.last.pop_front().unwrap_or_default() };
+        let mut line = if inner.last.len() < inner.shown { String::new() } else { inner.last.pop_front().unwrap_or_default() };
         line.clear();
         // Writing to a String cannot fail.
         let _ = fmt::Write::write_fmt(&mut line, format_args!("{:>9.3} {what}", at.as_secs_f64()));

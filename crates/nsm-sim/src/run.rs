@@ -2,7 +2,7 @@
 
 use crate::{
     check::{self, Fold},
-    events::Violation,
+    events::{SHOWN_EVENTS, Violation},
     faults,
     process::{REGISTRY, REQUEST_TIMEOUT},
     topology::{self, Topology},
@@ -36,11 +36,18 @@ pub struct Options {
     pub token_life: Duration,
     /// Pause between two looks of a client at its wire.
     pub look_every: Duration,
+    /// Events that a violation shows.
+    pub shown: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { faults: Duration::from_secs(600), token_life: Duration::from_secs(180), look_every: Duration::from_millis(1000) }
+        Options {
+            faults: Duration::from_secs(600),
+            token_life: Duration::from_secs(180),
+            look_every: Duration::from_millis(1000),
+            shown: SHOWN_EVENTS,
+        }
     }
 }
 

@@ -96,7 +96,7 @@ impl World {
             topology: topology.clone(),
             options: options.clone(),
             chance: Chance::new(seed),
-            events: Events::default(),
+            events: Events::new(options.shown),
             start: Instant::now(),
             kernels,
             cuts: pairs(topology.nodes.len()).map(|pair| (pair, Flag::default())).collect(),
