@@ -27,9 +27,17 @@ pub struct Endpoints {
 #[async_trait]
 impl Onward for Endpoints {
     async fn next(&self, draft: &Draft, before: Option<&Sent>) -> Result<Next> {
-        match &draft.connection.network_service_endpoint_name {
-            Some(name) => self.named(draft, name, before).await,
+        let found = match &draft.connection.network_service_endpoint_name {
+            Some(name) => self.named(draft, name).await,
             None => self.matched(draft, before).await,
+        };
+        // Losing the registry, or a registry that has lost its memory, freezes the choice; it does not undo it.
+        match (found, before.map(|sent| &sent.candidate)) {
+            (Err(error), Some(in_use)) if same_endpoint(&draft.connection, in_use) => {
+                debug!(%error, "the endpoint in use stays");
+                Ok(Next::Hops(vec![in_use.clone()]))
+            }
+            (found, _) => found,
         }
     }
 
@@ -79,28 +87,18 @@ impl Onward for Endpoints {
 }
 
 impl Endpoints {
-    async fn named(&self, draft: &Draft, name: &EndpointName, before: Option<&Sent>) -> Result<Next> {
+    async fn named(&self, draft: &Draft, name: &EndpointName) -> Result<Next> {
         let payload = match draft.connection.payload {
             Payload::Unset => lookup::service(self.registry.as_ref(), &draft.connection).await?.payload,
             ref payload => payload.clone(),
         };
         let query = EndpointQuery { name: Some(name.clone()), ..EndpointQuery::default() };
-        let found = lookup::endpoints(self.registry.as_ref(), query)
-            .await
-            .map(|found| found.into_iter().find(|(endpoint, _)| endpoint.name == *name));
-        // Losing the registry freezes the choice, it does not undo it.
-        let in_use = || before.map(|sent| sent.candidate.clone()).filter(|candidate| candidate.registered.as_ref() == Some(name));
-        match (found, in_use()) {
-            (Ok(Some(found)), _) => Ok(Next::Hops(vec![candidate(found, &payload)?])),
-            (Ok(None) | Err(_), Some(candidate)) => Ok(Next::Hops(vec![candidate])),
-            (Err(error), None) => Err(error),
-            (Ok(None), None) => Err(Error::new(
-                Kind::NotFound,
-                format!("endpoint {:?}", name.as_str()),
-                "is not registered (any more)",
-                "start it, or ask without naming an endpoint",
-            )),
-        }
+        let found = lookup::endpoints(self.registry.as_ref(), query).await?.into_iter().find(|(endpoint, _)| endpoint.name == *name);
+        let gone = || {
+            let object = format!("endpoint {:?}", name.as_str());
+            Error::new(Kind::NotFound, object, "is not registered (any more)", "start it, or ask without naming an endpoint")
+        };
+        Ok(Next::Hops(vec![candidate(found.ok_or_else(gone)?, &payload)?]))
     }
 
     async fn matched(&self, draft: &Draft, before: Option<&Sent>) -> Result<Next> {
@@ -143,6 +141,11 @@ impl Endpoints {
         }
         Ok(Next::Hops(candidates))
     }
+}
+
+/// Whether the Request may be answered by the endpoint in use: it names that, or none.
+fn same_endpoint(connection: &Connection, in_use: &Candidate) -> bool {
+    connection.network_service_endpoint_name.as_ref().is_none_or(|name| in_use.registered.as_ref() == Some(name))
 }
 
 fn candidate((endpoint, socket): (NetworkServiceEndpoint, Files), payload: &Payload) -> Result<Candidate> {

@@ -8,6 +8,7 @@ use crate::{
 use async_trait::async_trait;
 use nsm_api::*;
 use std::sync::Arc;
+use tracing::debug;
 
 /// Finds forwarders that registered through this manager.
 pub struct Forwarders {
@@ -22,33 +23,29 @@ pub struct Forwarders {
 #[async_trait]
 impl Onward for Forwarders {
     async fn next(&self, draft: &Draft, before: Option<&Sent>) -> Result<Next> {
-        let connection = &draft.connection;
-        let query = EndpointQuery { services: vec![self.service.clone()], url: self.own_url.clone(), ..EndpointQuery::default() };
-        let (service, found) = lookup::service_and_endpoints(self.registry.as_ref(), connection, query).await?;
-        let all: Vec<NetworkServiceEndpoint> = found.iter().map(|(endpoint, _)| endpoint.clone()).collect();
-        let mut able = matching::forwarders(&service, &self.service, &connection.labels, &all);
-        if able.is_empty() {
-            let reason = format!("none of the {} forwarders of this node may carry it", all.len());
-            let object = format!("network service {:?}", connection.network_service.as_str());
-            return Err(Error::new(
-                Kind::NotFound,
-                object,
-                reason,
-                "start a forwarder on this node with the labels that the service's metadata wants (default p2p:true)",
-            ));
-        }
         // The forwarder in use first, or the one that the path names after a restart of this process. Whoever wants to go
         // elsewhere may be running from it.
-        let in_use = before.and_then(|sent| sent.candidate.registered.as_ref()).map(EndpointName::as_str);
+        let connection = &draft.connection;
+        let in_use = before.map(|sent| &sent.candidate);
         let named = connection.path.next().map(|segment| segment.name.as_str());
-        let preferred = in_use.or(named).filter(|_| connection.state != State::ReselectRequested);
-        able.sort_by_key(|endpoint| preferred.is_some_and(|preferred| preferred != endpoint.name.as_str()));
-        let candidates = able.into_iter().map(|endpoint| {
-            let socket = found.iter().find(|(other, _)| other.name == endpoint.name).map(|(_, files)| files.clone()).unwrap_or_default();
-            let target = Target::parse(&endpoint.url)?;
-            Ok(Candidate { target, socket, registered: Some(endpoint.name.clone()), payload: service.payload.clone() })
-        });
-        Ok(Next::Hops(candidates.collect::<Result<_>>()?))
+        let mut candidates = match (self.able(connection).await, in_use) {
+            (Ok(candidates), _) => candidates,
+            // Losing the registry, or a registry that has lost its memory, freezes the choice; it does not undo it.
+            (Err(error), Some(in_use)) => {
+                debug!(%error, "the forwarder in use stays");
+                Vec::from([in_use.clone()])
+            }
+            (Err(error), None) => return Err(error),
+        };
+        let preferred = in_use.and_then(|in_use| in_use.registered.as_ref()).map(EndpointName::as_str).or(named);
+        let preferred = preferred.filter(|_| connection.state != State::ReselectRequested);
+        let is_preferred =
+            |candidate: &Candidate| preferred.is_some() && candidate.registered.as_ref().map(EndpointName::as_str) == preferred;
+        if let Some(in_use) = in_use.filter(|_| !candidates.iter().any(is_preferred)) {
+            candidates.insert(0, in_use.clone());
+        }
+        candidates.sort_by_key(|candidate| !is_preferred(candidate));
+        Ok(Next::Hops(candidates))
     }
 
     fn request(&self, draft: &Draft, _: &Candidate, _: Option<&Sent>) -> Result<Request> {
@@ -61,5 +58,31 @@ impl Onward for Forwarders {
 
     async fn moved(&self, candidate: &Candidate) -> Option<Candidate> {
         lookup::moved(self.registry.as_ref(), candidate).await
+    }
+}
+
+impl Forwarders {
+    /// All forwarders of this node that may carry the connection, or why there is none.
+    async fn able(&self, connection: &Connection) -> Result<Vec<Candidate>> {
+        let query = EndpointQuery { services: vec![self.service.clone()], url: self.own_url.clone(), ..EndpointQuery::default() };
+        let (service, found) = lookup::service_and_endpoints(self.registry.as_ref(), connection, query).await?;
+        let all: Vec<NetworkServiceEndpoint> = found.iter().map(|(endpoint, _)| endpoint.clone()).collect();
+        let able = matching::forwarders(&service, &self.service, &connection.labels, &all);
+        if able.is_empty() {
+            let reason = format!("none of the {} forwarders of this node may carry it", all.len());
+            let object = format!("network service {:?}", connection.network_service.as_str());
+            return Err(Error::new(
+                Kind::NotFound,
+                object,
+                reason,
+                "start a forwarder on this node with the labels that the service's metadata wants (default p2p:true)",
+            ));
+        }
+        let candidate = |endpoint: &NetworkServiceEndpoint| {
+            let socket = found.iter().find(|(other, _)| other.name == endpoint.name).map(|(_, files)| files.clone()).unwrap_or_default();
+            let target = Target::parse(&endpoint.url)?;
+            Ok(Candidate { target, socket, registered: Some(endpoint.name.clone()), payload: service.payload.clone() })
+        };
+        able.into_iter().map(|endpoint| candidate(endpoint)).collect()
     }
 }
