@@ -3,8 +3,9 @@
 use crate::{
     exchange::exchange,
     lock,
-    table::{Server, Table, View},
+    table::{MAX_PEERS, MAX_SERVERS, Server, Table, View},
     wire::{self, Answer, Incoming, MAX_UDP_MESSAGE, Question, Verdict},
+    zone::{self, MARK, Zone},
 };
 use futures::{
     FutureExt, StreamExt,
@@ -108,6 +109,8 @@ type Mark = (u16, Name, RecordType);
 
 pub(crate) struct Engine {
     listen: SocketAddr,
+    /// Names of our own; then the servers are peers that have names of theirs.
+    zone: Option<Zone>,
     pub(crate) table: Table,
     flights: Mutex<HashMap<Question, WeakShared<Search>>>,
     /// The questions that we have sent and wait for.
@@ -117,10 +120,12 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(listen: SocketAddr) -> Engine {
+    pub(crate) fn new(listen: SocketAddr, zone: Option<Zone>) -> Engine {
+        let most = if zone.is_some() { MAX_PEERS } else { MAX_SERVERS };
         Engine {
             listen,
-            table: Table::new(listen),
+            zone,
+            table: Table::new(listen, most),
             flights: Mutex::default(),
             asked: Mutex::default(),
             sockets: Semaphore::new(MAX_SOCKETS),
@@ -167,7 +172,16 @@ impl Engine {
 
     /// The answer and its age.
     async fn find(self: &Arc<Self>, request: &Message) -> Option<(Arc<Answer>, Duration)> {
-        let question = Question::of(request)?;
+        let mut question = Question::of(request)?;
+        if let Some(zone) = &self.zone {
+            if let Some(answer) = zone.answer(&question) {
+                return Some((Arc::new(answer), Duration::ZERO));
+            }
+            question.recursion = false;
+            if !request.metadata.recursion_desired || self.table.view().servers.is_empty() {
+                return Some((Arc::new(unknown(zone, &question.name)), Duration::ZERO));
+            }
+        }
         let known = lock(&self.table.view().cache).get(&question, Instant::now());
         if known.is_some() {
             count(&self.counters.cache_hits);
@@ -181,11 +195,25 @@ impl Engine {
         if is_loop || !request.metadata.recursion_desired {
             return Some((Arc::new(Answer::refused(&question.name)), Duration::ZERO));
         }
-        let answer = self.flight(question).await;
-        if answer.verdict() == Verdict::Failed {
+        let foreign = self.zone.as_ref().filter(|zone| !zone.covers(&question.name)).map(|_| question.name.clone());
+        let mut answer = self.flight(question).await;
+        if let (Verdict::Failed, Some(name)) = (answer.verdict(), foreign) {
+            answer = Arc::new(Answer::refused(&name)); // as the peers did: others know it, not we
+        } else if answer.verdict() == Verdict::Failed {
             count(&self.counters.failures);
         }
         Some((answer, Duration::ZERO))
+    }
+
+    /// What the peers know of a name, whatever we know.
+    pub(crate) async fn elsewhere(self: &Arc<Self>, name: &str) -> Elsewhere {
+        let Some(name) = zone::parse(name).filter(|_| !self.table.view().servers.is_empty()) else { return Elsewhere::Nobody };
+        let answer = self.flight(Question::about_name(name, RecordType::TXT)).await;
+        match answer.verdict() {
+            Verdict::Failed | Verdict::NoName => Elsewhere::Nobody,
+            Verdict::NoRecord => Elsewhere::Somebody(None),
+            Verdict::Found => Elsewhere::Somebody(answer.texts().find_map(|text| text.strip_prefix(MARK).map(str::to_owned))),
+        }
     }
 
     /// Joins the search for this answer, or begins it. It lives as long as somebody waits for it.
@@ -295,6 +323,20 @@ impl Engine {
     }
 }
 
+/// What peers know of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// None of them has it, or says so.
+    Nobody,
+    /// One has it, for this holder; for whom is not said by other implementations.
+    Somebody(Option<String>),
+}
+
+/// What is said of a name that we do not have when nobody else is asked.
+fn unknown(zone: &Zone, name: &Name) -> Answer {
+    if zone.covers(name) { Answer::absent(name) } else { Answer::refused(name) }
+}
+
 /// The servers that must have answered before "no" is believed: all that usually answer, or all.
 fn awaited(servers: &[Server]) -> Vec<&Server> {
     let usual: Vec<&Server> = servers.iter().filter(|server| server.is_awaited()).collect();
@@ -375,7 +417,7 @@ mod tests {
     #[tokio::test]
     async fn a_search_ends_with_the_last_who_waits_for_it() {
         let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let engine = Arc::new(Engine::new("127.0.0.1:53".parse().unwrap()));
+        let engine = Arc::new(Engine::new("127.0.0.1:53".parse().unwrap(), None));
         let config = DnsConfig { dns_server_ips: vec![silent.local_addr().unwrap().to_string()], ..DnsConfig::default() };
         engine.table.set("c", &[config]).unwrap();
         let mut request = Message::new(1, MessageType::Query, OpCode::Query);

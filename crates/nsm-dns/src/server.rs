@@ -1,8 +1,9 @@
 //! The sockets.
 
 use crate::{
-    engine::{Carrier, Engine, Status},
+    engine::{Carrier, Elsewhere, Engine, Status},
     exchange::{read_frame, write_frame},
+    zone::Zone,
 };
 use nsm_api::{DnsConfig, Error, Kind, Result};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -39,9 +40,21 @@ impl Resolver {
     /// # Errors
     /// [`Kind::Conflict`] when somebody else listens there, [`Kind::Kernel`] for anything else.
     pub async fn start(address: SocketAddr) -> Result<Resolver> {
+        Resolver::open(address, None).await
+    }
+
+    /// The same with names of our own: it answers for them, and asks its servers, which are peers, about their own only.
+    ///
+    /// # Errors
+    /// As [`Resolver::start`].
+    pub async fn start_with(address: SocketAddr, zone: Zone) -> Result<Resolver> {
+        Resolver::open(address, Some(zone)).await
+    }
+
+    async fn open(address: SocketAddr, zone: Option<Zone>) -> Result<Resolver> {
         let (udp, tcp) = listen(address).await.map_err(|error| refused(address, &error))?;
         let address = udp.local_addr().map_err(|error| refused(address, &error))?;
-        let engine = Arc::new(Engine::new(address));
+        let engine = Arc::new(Engine::new(address, zone));
         let mut servers = JoinSet::new();
         servers.spawn(serve_udp(Arc::new(udp), engine.clone()));
         servers.spawn(serve_tcp(tcp, engine.clone()));
@@ -60,6 +73,11 @@ impl Resolver {
     /// [`Kind::Exhausted`] with [`crate::MAX_OWNERS`] other owners.
     pub fn set(&self, owner: &str, configs: &[DnsConfig]) -> Result<()> {
         self.engine.table.set(owner, configs)
+    }
+
+    /// What the peers know of a name.
+    pub async fn elsewhere(&self, name: &str) -> Elsewhere {
+        self.engine.elsewhere(name).await
     }
 
     /// What it knows and has done.

@@ -18,6 +18,8 @@ use std::{
 pub const MAX_OWNERS: usize = 1024;
 /// Most servers that one question goes to; further ones are not asked.
 pub const MAX_SERVERS: usize = 16;
+/// The same among the endpoints of one network, each of which knows names of its own.
+pub const MAX_PEERS: usize = 256;
 /// Most search domains; further ones are not tried.
 pub const MAX_SEARCH_DOMAINS: usize = 16;
 /// Where a server listens that names no port.
@@ -76,12 +78,12 @@ pub(crate) struct View {
 }
 
 impl View {
-    fn new<'a>(listen: SocketAddr, configs: impl Iterator<Item = &'a DnsConfig>) -> View {
+    fn new<'a>((listen, most): (SocketAddr, usize), configs: impl Iterator<Item = &'a DnsConfig>) -> View {
         let mut view = View::default();
         for config in configs {
             for text in &config.dns_server_ips {
                 let server = server(text).filter(|address| *address != listen);
-                add(&mut view.servers, server.map(Server::new), MAX_SERVERS).unwrap_or_else(|()| view.ignored.push(text.clone()));
+                add(&mut view.servers, server.map(Server::new), most).unwrap_or_else(|()| view.ignored.push(text.clone()));
             }
             for text in &config.search_domains {
                 add(&mut view.search, domain(text), MAX_SEARCH_DOMAINS).unwrap_or_else(|()| view.ignored.push(text.clone()));
@@ -131,13 +133,16 @@ fn domain(text: &str) -> Option<Name> {
 #[derive(Debug)]
 pub(crate) struct Table {
     listen: SocketAddr,
+    /// Of servers.
+    most: usize,
     owners: Mutex<BTreeMap<String, Vec<DnsConfig>>>,
     view: ArcSwap<View>,
 }
 
 impl Table {
-    pub(crate) fn new(listen: SocketAddr) -> Table {
-        Table { listen, owners: Mutex::default(), view: ArcSwap::default() }
+    /// With so many servers at most.
+    pub(crate) fn new(listen: SocketAddr, most: usize) -> Table {
+        Table { listen, most, owners: Mutex::default(), view: ArcSwap::default() }
     }
 
     pub(crate) fn view(&self) -> Arc<View> {
@@ -162,7 +167,7 @@ impl Table {
         } else {
             owners.insert(owner.to_owned(), configs.to_vec());
         }
-        self.view.store(Arc::new(View::new(self.listen, owners.values().flatten())));
+        self.view.store(Arc::new(View::new((self.listen, self.most), owners.values().flatten())));
         Ok(())
     }
 }
@@ -174,7 +179,7 @@ mod tests {
     fn view(servers: &[&str], search: &[&str]) -> View {
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let config = DnsConfig { dns_server_ips: texts(servers), search_domains: texts(search), ..DnsConfig::default() };
-        View::new("127.0.0.1:53".parse().unwrap(), [config].iter())
+        View::new(("127.0.0.1:53".parse().unwrap(), MAX_SERVERS), [config].iter())
     }
 
     #[test]
@@ -213,7 +218,7 @@ mod tests {
 
     #[test]
     fn owners_are_bounded_and_an_unchanged_one_keeps_the_cache() {
-        let table = Table::new("127.0.0.1:53".parse().unwrap());
+        let table = Table::new("127.0.0.1:53".parse().unwrap(), MAX_SERVERS);
         let config = DnsConfig { dns_server_ips: vec!["10.0.0.1".to_owned()], ..DnsConfig::default() };
         for owner in 0..MAX_OWNERS {
             table.set(&owner.to_string(), std::slice::from_ref(&config)).unwrap();

@@ -26,6 +26,8 @@ pub(crate) struct Question {
     pub(crate) dnssec_ok: bool,
     /// The asker validates itself.
     pub(crate) checking_disabled: bool,
+    /// Whom we ask may ask others.
+    pub(crate) recursion: bool,
 }
 
 impl Question {
@@ -37,7 +39,13 @@ impl Question {
             kind: query.query_type(),
             dnssec_ok: wants_signatures(request),
             checking_disabled: request.metadata.checking_disabled,
+            recursion: true,
         })
+    }
+
+    /// A question of ours to a peer, which answers from its own knowledge.
+    pub(crate) fn about_name(name: Name, kind: RecordType) -> Question {
+        Question { name, kind, dnssec_ok: false, checking_disabled: false, recursion: false }
     }
 
     /// The same about another name.
@@ -48,7 +56,7 @@ impl Question {
     /// The message that asks it.
     pub(crate) fn message(&self, id: u16, dialect: Dialect) -> Message {
         let mut message = Message::new(id, MessageType::Query, OpCode::Query);
-        message.metadata.recursion_desired = true;
+        message.metadata.recursion_desired = self.recursion;
         message.metadata.checking_disabled = self.checking_disabled;
         message.add_query(Query::query(self.name.clone(), self.kind));
         if dialect == Dialect::Extended {
@@ -201,13 +209,40 @@ pub(crate) struct Answer {
     size: usize,
     /// Every server that was asked has said so. A "no" that is not sure is told, but not remembered.
     pub(crate) sure: bool,
+    /// It is about a name of our own.
+    own: bool,
 }
 
 impl Answer {
     /// Nobody answered.
     pub(crate) fn failure(name: &Name) -> Answer {
         let (answers, authorities) = (Vec::new(), Vec::new());
-        Answer { name: name.clone(), verdict: Verdict::Failed, code: ResponseCode::ServFail, answers, authorities, size: 0, sure: false }
+        let (verdict, code) = (Verdict::Failed, ResponseCode::ServFail);
+        Answer { name: name.clone(), verdict, code, answers, authorities, size: 0, sure: false, own: false }
+    }
+
+    /// What we know ourselves of a name that there is.
+    pub(crate) fn own(name: &Name, answers: Vec<Record>) -> Answer {
+        let verdict = if answers.is_empty() { Verdict::NoRecord } else { Verdict::Found };
+        Answer { verdict, code: ResponseCode::NoError, answers, sure: true, own: true, ..Answer::failure(name) }
+    }
+
+    /// There is no such name, as we know ourselves.
+    pub(crate) fn absent(name: &Name) -> Answer {
+        Answer { verdict: Verdict::NoName, code: ResponseCode::NXDomain, sure: true, own: true, ..Answer::failure(name) }
+    }
+
+    /// The text records.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = String> {
+        self.answers.iter().filter_map(|record| match &record.data {
+            RData::TXT(text) => Some(text.to_string()),
+            _ => None,
+        })
+    }
+    /// What the records say.
+    #[cfg(test)]
+    pub(crate) fn shown(&self) -> Vec<String> {
+        self.answers.iter().map(|record| record.data.to_string()).collect()
     }
 
     /// We do not pass this question on.
@@ -223,7 +258,7 @@ impl Answer {
             return Answer::failure(&question.name);
         }
         let (code, name) = (message.metadata.response_code, question.name.clone());
-        Answer { name, verdict, code, answers: message.answers, authorities: message.authorities, size, sure: true }
+        Answer { name, verdict, code, answers: message.answers, authorities: message.authorities, size, sure: true, own: false }
     }
 
     pub(crate) fn verdict(&self) -> Verdict {
@@ -248,6 +283,7 @@ impl Answer {
     /// The reply to `request`, `age` after the answer was found. The asker sees the name as it wrote it.
     pub(crate) fn reply(&self, request: &Message, age: Duration) -> Message {
         let mut reply = refusal(request, self.code);
+        reply.metadata.authoritative = self.own;
         let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
         let asked = request.queries.first().map_or(&self.name, Query::name);
         let aged = |record: &Record| {

@@ -5,6 +5,7 @@ mod fake;
 mod load;
 mod resolv_conf;
 mod servers;
+mod zone;
 
 use fake::{Fake, a_records, address, addresses, ask, code, no, question};
 use hickory_proto::{
