@@ -16,6 +16,8 @@ pub mod manifest;
 mod memory;
 mod query;
 mod registry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod timer;
 
 pub use bypass::{LocalBypass, MAX_CALLS_IN_FLIGHT, MAX_LOCAL_ENDPOINTS, UPSTREAM_TIMEOUT};

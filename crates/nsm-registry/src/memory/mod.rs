@@ -4,8 +4,6 @@
 
 mod entries;
 #[cfg(test)]
-mod model;
-#[cfg(test)]
 mod tests;
 mod watchers;
 

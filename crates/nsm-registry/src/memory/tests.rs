@@ -1,10 +1,19 @@
 //! The bounds of the memory engine, and that it leaves nothing behind.
 
 use super::{Bounds, MemoryEngine, lock};
-use crate::engine::{Change, Changes, Engine, Revision};
+use crate::{
+    WallClock,
+    engine::{Change, Changes, Engine, Revision},
+    testing::model::{self, Subject},
+};
+use async_trait::async_trait;
 use futures::{FutureExt, StreamExt};
 use nsm_api::{EndpointName, EndpointQuery, Kind, NetworkServiceEndpoint, ServiceName};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+use tokio::time::Instant;
 
 fn endpoint(name: &str, service: &str) -> Arc<NetworkServiceEndpoint> {
     let services = vec![ServiceName::new(service).unwrap()];
@@ -94,4 +103,33 @@ async fn nothing_is_left_of_what_has_ended() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let state = lock(&engine.endpoints.state);
     assert_eq!((state.entries.len(), state.entries.terms(), state.deadlines.len(), state.watchers.len()), (0, 0, 0, 0));
+}
+
+/// So small that nearly every watcher of the model is cut sooner or later.
+const QUEUE: usize = 2;
+
+/// What it holds lasts as long as the test: a process that restarts over it is another registry.
+struct Small(Arc<MemoryEngine>, Instant);
+
+#[async_trait]
+impl Subject for Small {
+    async fn engine(&mut self) -> Arc<dyn Engine> {
+        self.0.clone()
+    }
+    async fn end(&mut self, _: bool) {}
+    fn wall(&self) -> Option<WallClock> {
+        let start = self.1;
+        Some(Arc::new(move || UNIX_EPOCH + start.elapsed()))
+    }
+    /// A rest of a snapshot, a queue, then deletions and a snapshot of at most four names each.
+    fn most_messages(&self) -> usize {
+        4 + QUEUE + 8 + 4 + QUEUE
+    }
+}
+
+/// A-07, M-16, M-19, M-20; reliability I6, I7.
+#[test]
+fn memory_behaves_like_the_model() {
+    let engine = || Arc::new(MemoryEngine::bounded(Bounds { entries: 100, watchers: 100, queue: QUEUE }));
+    model::sequences(2000, |steps| model::paused(|| Small(engine(), Instant::now()), steps));
 }

@@ -1,359 +1,58 @@
-//! One model for every engine: whatever happens in whatever order, the registry is what a model is that fits on one
-//! page: no index, no queue, no timer, no disk, no network.
+//! The model of `nsm-registry` over both engines that last.
 
 use crate::{common::*, etcd::Cluster, medium::FaultDisk};
-use futures::{FutureExt, StreamExt};
-use nsm_api::{
-    Caller, EndpointName, EndpointQuery, EndpointUpdate, EndpointUpdates, Files, Kind, Labels, NetworkServiceEndpoint, RegistryApi,
-    ServiceName, SpiffeId,
+use async_trait::async_trait;
+use nsm_registry::{
+    Engine, WallClock,
+    testing::model::{self, Subject},
 };
-use nsm_registry::{Engine, MemoryEngine, Registry};
 use nsm_store::{DurableEngine, EtcdEngine, EtcdOptions};
-use proptest::{prelude::*, test_runner::TestRunner};
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{cell::Cell, sync::Arc};
 
-const EPOCH: SystemTime = UNIX_EPOCH;
-
-#[derive(Clone, Debug)]
-enum Step {
-    Register {
-        name: u8,
-        who: u8,
-        services: Vec<u8>,
-        label: Option<(u8, u8)>,
-        seconds: Option<u64>,
-    },
-    Unregister {
-        name: u8,
-        who: u8,
-    },
-    Pass {
-        milliseconds: u64,
-    },
-    Find(EndpointQuery),
-    Watch(EndpointQuery),
-    /// Reads at most so many messages of one watcher.
-    Read {
-        watcher: usize,
-        messages: usize,
-    },
-    /// The registry's process ends and starts again; `crash`: the machine did, and forgot what was not synced.
-    Restart {
-        crash: bool,
-    },
-}
-
-fn number(prefix: char, number: u8) -> String {
-    format!("{prefix}{number}")
-}
-
-fn endpoint_name(of: u8) -> EndpointName {
-    name(&number('e', of))
-}
-
-/// 0 is a caller without identity.
-fn who(who: u8) -> Caller {
-    let identity = (who > 0).then(|| SpiffeId::new(format!("spiffe://d/{who}")).unwrap());
-    Caller { identity, ..Caller::default() }
-}
-
-fn labels(of: u8, value: u8) -> BTreeMap<ServiceName, Labels> {
-    let labels = if value == 0 { Labels::new() } else { Labels::from([("k".into(), value.to_string())]) };
-    BTreeMap::from([(service(&number('s', of)), labels)])
-}
-
-fn some_endpoint(name: u8, services: &[u8], label: Option<(u8, u8)>) -> NetworkServiceEndpoint {
-    let services = services.iter().map(|of| service(&number('s', *of))).collect();
-    let mut endpoint = NetworkServiceEndpoint::new(endpoint_name(name), services, format!("tcp://10.0.0.{name}:1"));
-    endpoint.network_service_labels = label.map(|(of, value)| labels(of, value)).unwrap_or_default();
-    endpoint
-}
-
-fn query() -> impl Strategy<Value = EndpointQuery> {
-    let name = prop::option::weighted(0.2, (0..5u8).prop_map(endpoint_name));
-    let services = prop::collection::vec((0..3u8).prop_map(|of| service(&number('s', of))), 0..3);
-    let labels = prop_oneof![2 => Just(BTreeMap::new()), 1 => (0..3u8, 0..3u8).prop_map(|(of, value)| labels(of, value))];
-    let url = prop_oneof![3 => Just(String::new()), 1 => (0..4u8).prop_map(|part| format!(".{part}:"))];
-    (name, services, labels, url).prop_map(|(name, services, labels, url)| EndpointQuery {
-        name,
-        services,
-        labels,
-        url,
-        ..EndpointQuery::default()
-    })
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let label = prop::option::of((0..3u8, 0..3u8));
-    let register = (0..4u8, 0..3u8, prop::collection::vec(0..3u8, 0..3), label, prop::option::of(1..90u64));
-    prop_oneof![
-        12 => register.prop_map(|(name, who, services, label, seconds)| Step::Register { name, who, services, label, seconds }),
-        4 => (0..4u8, 0..3u8).prop_map(|(name, who)| Step::Unregister { name, who }),
-        4 => (0..40_000u64).prop_map(|milliseconds| Step::Pass { milliseconds }),
-        2 => query().prop_map(Step::Find),
-        2 => query().prop_map(Step::Watch),
-        6 => (0..8usize, 0..6usize).prop_map(|(watcher, messages)| Step::Read { watcher, messages }),
-        1 => any::<bool>().prop_map(|crash| Step::Restart { crash }),
-    ]
-}
-
-/// What ought to be there.
-#[derive(Default)]
-struct Model {
-    now: Duration,
-    entries: BTreeMap<EndpointName, NetworkServiceEndpoint>,
-}
-
-impl Model {
-    fn pass(&mut self, time: Duration) {
-        self.now += time;
-        let now = EPOCH + self.now;
-        self.entries.retain(|_, entry| entry.expiration_time.unwrap() > now);
-    }
-    fn may(&self, name: &EndpointName, by: u8) -> bool {
-        let owner = self.entries.get(name).and_then(|entry| entry.path_ids.first().cloned());
-        owner.is_none() || owner == who(by).identity.map(|id| id.to_string())
-    }
-    fn register(&mut self, mut new: NetworkServiceEndpoint, by: u8, seconds: Option<u64>) -> NetworkServiceEndpoint {
-        new.path_ids = who(by).identity.map(|id| id.to_string()).into_iter().collect();
-        new.expiration_time = Some(EPOCH + self.now + Duration::from_secs(seconds.unwrap_or(60).min(60)));
-        let first = self.entries.get(&new.name).and_then(|old| old.initial_registration_time);
-        new.initial_registration_time = first.or(Some(EPOCH + self.now));
-        self.entries.insert(new.name.clone(), new.clone());
-        new
-    }
-    fn find(&self, query: &EndpointQuery) -> BTreeMap<EndpointName, NetworkServiceEndpoint> {
-        let answers = |entry: &&NetworkServiceEndpoint| {
-            let named = query.name.is_none() || query.name.as_ref() == Some(&entry.name);
-            let served = query.services.iter().all(|wanted| entry.network_service_names.iter().any(|has| has == wanted));
-            let labelled = query.labels.iter().all(|(service, wanted)| match entry.network_service_labels.get(service) {
-                Some(has) => wanted.iter().all(|(key, value)| has.get(key) == Some(value)),
-                None => false,
-            });
-            named && served && labelled && entry.url.contains(&query.url)
-        };
-        self.entries.values().filter(answers).map(|entry| (entry.name.clone(), entry.clone())).collect()
-    }
-}
-
-struct Watcher {
-    query: EndpointQuery,
-    updates: EndpointUpdates,
-    known: BTreeMap<EndpointName, NetworkServiceEndpoint>,
-}
-
-impl Watcher {
-    fn hear(&mut self, update: EndpointUpdate) {
-        let name = update.endpoint.name.clone();
-        if update.deleted {
-            assert!(self.known.remove(&name).is_some(), "{name} ended, but the watcher never knew it");
-        } else {
-            self.known.insert(name, update.endpoint);
-        }
-    }
-
-    /// Reads what is there, at most `messages`.
-    fn read(&mut self, messages: usize) {
-        for _ in 0..messages {
-            let Some(next) = self.updates.next().now_or_never() else { return };
-            let (update, _) = next.expect("a watch never ends by itself").unwrap();
-            self.hear(update);
-        }
-    }
-
-    /// Reads until it knows what it ought to. Nothing more may come after that.
-    async fn settle(&mut self, expected: BTreeMap<EndpointName, NetworkServiceEndpoint>) {
-        self.read(usize::MAX);
-        while self.known != expected {
-            let next = tokio::time::timeout(LONG, self.updates.next()).await;
-            let (update, _) = next.unwrap_or_else(|_| panic!("{:?} never follows", self.query)).unwrap().unwrap();
-            self.hear(update);
-        }
-    }
-}
-
-/// What is tested. Time passes only where it can be paused.
-enum Subject {
-    Memory(Arc<MemoryEngine>),
-    Durable { disk: FaultDisk, clock: TestClock, chance: Seeded, engine: Option<Arc<DurableEngine>> },
-    Etcd { options: EtcdOptions },
-}
-
-impl Subject {
-    async fn engine(&mut self) -> Arc<dyn Engine> {
-        match self {
-            Subject::Memory(engine) => engine.clone(),
-            Subject::Durable { disk, clock, engine, .. } => {
-                let opened = Arc::new(open(disk, *clock).await.unwrap());
-                *engine = Some(opened.clone());
-                opened
-            }
-            Subject::Etcd { options } => Arc::new(EtcdEngine::new(options).unwrap()),
-        }
-    }
-
-    /// The registry is gone already.
-    async fn end(&mut self, crash: bool) {
-        if let Subject::Durable { disk, chance, engine, .. } = self
-            && let Some(engine) = engine.take()
-        {
-            if crash {
-                disk.restart(chance);
-            }
-            Arc::into_inner(engine).expect("the registry was the only other user").close().await;
-        }
-    }
-
-    fn paused(&self) -> bool {
-        !matches!(self, Subject::Etcd { .. })
-    }
-}
-
-struct World {
-    subject: Subject,
+struct Durable {
+    disk: FaultDisk,
     clock: TestClock,
-    registry: Option<Registry>,
-    model: Model,
-    watchers: Vec<Watcher>,
+    chance: Seeded,
+    engine: Option<Arc<DurableEngine>>,
 }
 
-impl World {
-    async fn new(mut subject: Subject, clock: TestClock) -> World {
-        let engine = subject.engine().await;
-        let mut world = World { subject, clock, registry: None, model: Model::default(), watchers: Vec::new() };
-        world.registry = Some(world.over(engine));
-        world
+#[async_trait]
+impl Subject for Durable {
+    async fn engine(&mut self) -> Arc<dyn Engine> {
+        let opened = Arc::new(open(&self.disk, self.clock).await.unwrap());
+        self.engine = Some(opened.clone());
+        opened
     }
-
-    /// In real time the registry's wall clock stands still: what it writes down is known.
-    fn over(&self, engine: Arc<dyn Engine>) -> Registry {
-        Registry::new(engine, if self.subject.paused() { self.clock.wall() } else { Arc::new(|| EPOCH) })
-    }
-
-    fn registry(&self) -> &Registry {
-        self.registry.as_ref().unwrap()
-    }
-
-    async fn take(&mut self, step: Step) {
-        match step {
-            Step::Register { name, who, services, label, seconds } => {
-                let seconds = if self.subject.paused() { seconds } else { None };
-                self.register(some_endpoint(name, &services, label), who, seconds).await;
-            }
-            Step::Unregister { name, who: by } => {
-                let answer = self.registry().unregister_endpoint(some_endpoint(name, &[], None), who(by)).await;
-                if self.model.may(&endpoint_name(name), by) {
-                    answer.unwrap();
-                    self.model.entries.remove(&endpoint_name(name));
-                } else {
-                    assert_eq!(answer.unwrap_err().kind, Kind::Denied);
-                }
-            }
-            Step::Pass { milliseconds } if self.subject.paused() => {
-                tokio::time::advance(Duration::from_millis(milliseconds)).await;
-                self.model.pass(Duration::from_millis(milliseconds));
-            }
-            Step::Pass { .. } => {}
-            Step::Find(query) => {
-                let found: Vec<_> = self.registry().find_endpoints(query.clone(), who(0)).await.unwrap().collect().await;
-                let found: Vec<_> = found.into_iter().map(|update| update.unwrap().0.endpoint).collect();
-                assert_eq!(found, self.model.find(&query).into_values().collect::<Vec<_>>(), "{query:?}");
-            }
-            Step::Watch(query) => self.watch(query).await,
-            Step::Read { watcher, messages } => {
-                if let Some(watcher) = self.watchers.get_mut(watcher) {
-                    watcher.read(messages);
-                }
-            }
-            Step::Restart { crash } => self.restart(crash).await,
+    async fn end(&mut self, crash: bool) {
+        let Some(engine) = self.engine.take() else { return };
+        if crash {
+            self.disk.restart(&mut self.chance);
         }
+        Arc::into_inner(engine).expect("the registry was the only other user").close().await;
     }
-
-    async fn watch(&mut self, query: EndpointQuery) {
-        let updates = self.registry().find_endpoints(EndpointQuery { watch: true, ..query.clone() }, who(0)).await.unwrap();
-        self.watchers.push(Watcher { query, updates, known: BTreeMap::new() });
-    }
-
-    /// Watchers ask again, and start from what is there then.
-    async fn restart(&mut self, crash: bool) {
-        let queries: Vec<_> = self.watchers.drain(..).map(|watcher| watcher.query).collect();
-        self.registry = None;
-        self.subject.end(crash).await;
-        let engine = self.subject.engine().await;
-        self.registry = Some(self.over(engine));
-        for query in queries {
-            self.watch(query).await;
-        }
-    }
-
-    async fn register(&mut self, endpoint: NetworkServiceEndpoint, by: u8, seconds: Option<u64>) {
-        let mut asked = endpoint.clone();
-        asked.expiration_time = seconds.map(|seconds| EPOCH + self.model.now + Duration::from_secs(seconds));
-        let answer = self.registry().register_endpoint(asked, Files::default(), who(by)).await;
-        if self.model.may(&endpoint.name, by) {
-            assert_eq!(answer.unwrap(), self.model.register(endpoint, by, seconds));
-        } else {
-            assert_eq!(answer.unwrap_err().kind, Kind::Denied);
-        }
-    }
-
-    /// Every watcher, read to its end, knows what is there: no more, no less.
-    async fn check(&mut self) {
-        self.take(Step::Find(EndpointQuery::default())).await;
-        for watcher in &mut self.watchers {
-            watcher.settle(self.model.find(&watcher.query)).await;
-        }
-        for watcher in &mut self.watchers {
-            watcher.read(usize::MAX);
-            assert_eq!(watcher.known, self.model.find(&watcher.query), "{:?}", watcher.query);
-        }
+    fn wall(&self) -> Option<WallClock> {
+        Some(self.clock.wall())
     }
 }
 
-async fn live(subject: Subject, clock: TestClock, steps: Vec<Step>) {
-    let mut world = World::new(subject, clock).await;
-    for step in steps {
-        world.take(step).await;
+struct Etcd(EtcdOptions);
+
+#[async_trait]
+impl Subject for Etcd {
+    async fn engine(&mut self) -> Arc<dyn Engine> {
+        Arc::new(EtcdEngine::new(&self.0).unwrap())
     }
-    world.check().await;
-    world.watchers.clear();
-    world.registry = None;
-    world.subject.end(false).await;
+    async fn end(&mut self, _: bool) {}
+    fn wall(&self) -> Option<WallClock> {
+        None
+    }
 }
 
-fn sequences(cases: u32, test: impl Fn(Vec<Step>)) {
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    let outcome = TestRunner::new(config).run(&prop::collection::vec(step(), 0..60), |steps| {
-        test(steps);
-        Ok(())
-    });
-    outcome.unwrap_or_else(|error| panic!("{error}"));
-}
-
-fn paused(subject: impl Fn(TestClock) -> Subject, steps: Vec<Step>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    // Unconstrained, because reading what is there without waiting must not be cut short by the scheduler's budget.
-    runtime.block_on(tokio::task::unconstrained(async {
-        let clock = TestClock::new();
-        live(subject(clock), clock, steps).await;
-    }));
-}
-
-/// A-07, M-16, M-19, M-20; reliability I6, I7.
-#[test]
-fn memory_behaves_like_the_model() {
-    sequences(2000, |steps| paused(|_| Subject::Memory(Arc::new(MemoryEngine::new())), steps));
-}
-
-/// The same, A14, and C2 between any two calls.
+/// A-07, M-16, M-19, M-20; reliability I6, I7, A14, and C2 between any two calls.
 #[test]
 fn durable_behaves_like_the_model() {
-    let subject = |clock| Subject::Durable { disk: FaultDisk::default(), clock, chance: Seeded(7), engine: None };
-    sequences(2000, |steps| paused(subject, steps));
+    let subject = || Durable { disk: FaultDisk::default(), clock: TestClock::new(), chance: Seeded(7), engine: None };
+    model::sequences(2000, |steps| model::paused(subject, steps));
 }
 
 /// The same over a real cluster of one member; every sequence under keys of its own.
@@ -361,10 +60,10 @@ fn durable_behaves_like_the_model() {
 fn etcd_behaves_like_the_model() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let cluster = runtime.block_on(Cluster::start(1));
-    let case = std::cell::Cell::new(0);
-    sequences(60, |steps| {
+    let case = Cell::new(0);
+    model::sequences(60, |steps| {
         case.set(case.get() + 1);
         let options = EtcdOptions { prefix: format!("/case{}/", case.get()), ..cluster.options() };
-        runtime.block_on(async { live(Subject::Etcd { options }, TestClock::new(), steps).await });
+        runtime.block_on(model::live(Etcd(options), steps));
     });
 }
