@@ -68,6 +68,11 @@ impl Addresses {
         self.nets().get(server).and_then(|net| net.current)
     }
 
+    /// The endpoint's own addresses, one of each prefix.
+    pub fn own(&self) -> Vec<IpAddr> {
+        self.nets().iter().filter_map(|net| net.current).map(|prefix| prefix.network()).collect()
+    }
+
     /// All are known.
     pub fn complete(&self) -> bool {
         self.nets().iter().all(|net| net.current.is_some())
@@ -84,7 +89,7 @@ fn own(prefix: &IpNet) -> IpNet {
 }
 
 /// The whole network that a prefix is of: the first half of the address.
-fn whole(prefix: &IpNet) -> Option<IpNet> {
+pub(super) fn whole(prefix: &IpNet) -> Option<IpNet> {
     let half = prefix.max_prefix_len() / 2;
     let whole = IpNet::new(prefix.network(), half).ok()?.trunc();
     (half < prefix.prefix_len()).then_some(whole)

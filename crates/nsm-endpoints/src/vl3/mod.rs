@@ -5,14 +5,18 @@
 //! The first address of the prefix is the endpoint's own: it is on the endpoint's end of every wire. There is no other
 //! interface for it: an address that nobody can reach needs none. The kernel of the endpoint's pod routes.
 //!
-//! Not here: names (DNS) of the network's clients.
+//! Its clients have names ([`Names`]), which a name server on the endpoint's own address knows.
 
 mod addresses;
 mod lease;
 mod mtu;
+mod names;
 mod peers;
+mod template;
 
 pub use addresses::{Addresses, Changes, Dialled, MAX_FORMER};
 pub use lease::lease;
 pub use mtu::{LARGEST, LeastMtu};
+pub use names::{Identify, Names, PeerNames};
 pub use peers::{MAX_PEERS, Peers, ask_again};
+pub use template::Template;
