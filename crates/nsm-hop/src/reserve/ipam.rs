@@ -119,7 +119,7 @@ impl PointToPoint {
 /// What an endpoint does with addresses and host routes that a client brings along from another endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IpamPolicy {
-    /// They stay beside those of this endpoint.
+    /// They stay beside those of this endpoint, unless another of its clients brought the same.
     Polite,
     /// They go: the client has addresses of this endpoint's pools only.
     Strict,
@@ -128,29 +128,84 @@ pub enum IpamPolicy {
 /// All pools of an endpoint: each adds one pair.
 pub struct Ipam {
     policy: IpamPolicy,
-    pools: Mutex<Vec<PointToPoint>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    pools: Vec<PointToPoint>,
+    guests: Guests,
+}
+
+/// Addresses of other endpoints' pools that clients brought along. Whoever gave them out may have given them to somebody else
+/// since, and two ways to one address would lead packets astray.
+#[derive(Default)]
+struct Guests(BTreeMap<IpAddr, Guest>);
+
+#[derive(Default)]
+struct Guest {
+    /// Whose client has it.
+    client: Option<ConnectionId>,
+    /// On which wires it is the address of this end: on any number.
+    far: BTreeSet<ConnectionId>,
+}
+
+impl Guests {
+    fn may_be_client(&self, id: &ConnectionId, address: IpAddr) -> bool {
+        self.may_be_far(id, address) && self.0.get(&address).is_none_or(|guest| guest.far.iter().all(|other| other == id))
+    }
+    fn may_be_far(&self, id: &ConnectionId, address: IpAddr) -> bool {
+        self.0.get(&address).and_then(|guest| guest.client.as_ref()).is_none_or(|client| client == id)
+    }
+    fn add(&mut self, id: &ConnectionId, dst: impl Iterator<Item = IpAddr>, src: impl Iterator<Item = IpAddr>) {
+        for address in src {
+            self.0.entry(address).or_default().client.get_or_insert_with(|| id.clone());
+        }
+        for address in dst {
+            self.0.entry(address).or_default().far.insert(id.clone());
+        }
+    }
+    fn keep(&mut self, id: &ConnectionId, committed: &BTreeSet<IpAddr>) {
+        self.0.retain(|address, guest| {
+            if !committed.contains(address) {
+                guest.client.take_if(|client| client == id);
+                guest.far.remove(id);
+            }
+            guest.client.is_some() || !guest.far.is_empty()
+        });
+    }
 }
 
 impl Ipam {
     /// Pools from groups of prefixes.
     pub fn new(groups: Vec<Vec<IpNet>>, policy: IpamPolicy) -> Ipam {
-        Ipam { policy, pools: Mutex::new(groups.into_iter().map(PointToPoint::new).collect()) }
+        let pools = groups.into_iter().map(PointToPoint::new).collect();
+        Ipam { policy, state: Mutex::new(State { pools, guests: Guests::default() }) }
     }
-    fn pools(&self) -> std::sync::MutexGuard<'_, Vec<PointToPoint>> {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Takes out of the context what belongs to no pool: addresses, and the host routes to them.
-fn strip(context: &mut IpContext, pools: &[PointToPoint]) {
-    let own = |net: &IpNet| pools.iter().any(|pool| pool.owns(net.addr()));
-    let foreign: Vec<IpNet> =
-        context.src_ip_addrs.iter().chain(&context.dst_ip_addrs).filter(|net| !own(net)).map(|net| IpNet::from(net.addr())).collect();
-    for addresses in [&mut context.src_ip_addrs, &mut context.dst_ip_addrs] {
-        addresses.retain(own);
+impl State {
+    fn is_own(&self, net: &IpNet) -> bool {
+        self.pools.iter().any(|pool| pool.owns(net.addr()))
     }
-    for routes in [&mut context.src_routes, &mut context.dst_routes] {
-        routes.retain(|route| !foreign.contains(&route.prefix));
+    /// Takes out of the context what may not stay of what belongs to no pool: addresses, and the host routes to them.
+    fn strip(&self, context: &mut IpContext, policy: IpamPolicy, id: &ConnectionId) {
+        let polite = policy == IpamPolicy::Polite;
+        let client = |net: &IpNet| self.is_own(net) || polite && self.guests.may_be_client(id, net.addr());
+        let far = |net: &IpNet| self.is_own(net) || polite && self.guests.may_be_far(id, net.addr());
+        let (src, gone_src): (Vec<IpNet>, Vec<IpNet>) = context.src_ip_addrs.iter().copied().partition(client);
+        let (dst, gone_dst): (Vec<IpNet>, Vec<IpNet>) = context.dst_ip_addrs.iter().copied().partition(far);
+        for routes in [&mut context.src_routes, &mut context.dst_routes] {
+            routes.retain(|route| !gone_src.iter().chain(&gone_dst).any(|net| IpNet::from(net.addr()) == route.prefix));
+        }
+        (context.src_ip_addrs, context.dst_ip_addrs) = (src, dst);
+    }
+    fn welcome(&mut self, context: &IpContext, id: &ConnectionId) {
+        let foreign = |list: &[IpNet]| list.iter().filter(|net| !self.is_own(net)).map(IpNet::addr).collect::<Vec<_>>();
+        let (dst, src) = (foreign(&context.dst_ip_addrs), foreign(&context.src_ip_addrs));
+        self.guests.add(id, dst.into_iter(), src.into_iter());
     }
 }
 
@@ -158,11 +213,10 @@ impl Reserve for Ipam {
     fn reserve(&self, draft: &mut Draft) -> Result<()> {
         let id = draft.connection.id.clone();
         let context = &mut draft.connection.context.ip_context;
-        let mut pools = self.pools();
-        if self.policy == IpamPolicy::Strict {
-            strip(context, &pools);
-        }
-        for pool in pools.iter_mut() {
+        let mut state = self.state();
+        state.strip(context, self.policy, &id);
+        state.welcome(context, &id);
+        for pool in &mut state.pools {
             let of_pool = |list: &[IpNet]| list.iter().map(IpNet::addr).find(|address| pool.owns(*address));
             let had = of_pool(&context.dst_ip_addrs).zip(of_pool(&context.src_ip_addrs)).map(|(dst, src)| Pair { dst, src });
             let Some(pair) = pool.reserve(&id, had, &context.excluded_prefixes) else {
@@ -179,18 +233,24 @@ impl Reserve for Ipam {
     fn keep(&self, connection: &Connection) {
         let context = &connection.context.ip_context;
         let committed = context.src_ip_addrs.iter().chain(&context.dst_ip_addrs).map(IpNet::addr).collect();
-        for pool in self.pools().iter_mut() {
+        let mut state = self.state();
+        state.guests.keep(&connection.id, &committed);
+        for pool in &mut state.pools {
             pool.keep(&connection.id, &committed);
         }
     }
     fn restore(&self, Agreed { connection, .. }: &Agreed) {
         let context = &connection.context.ip_context;
-        for pool in self.pools().iter_mut() {
+        let mut state = self.state();
+        state.welcome(context, &connection.id);
+        for pool in &mut state.pools {
             pool.restore(&connection.id, &context.dst_ip_addrs, &context.src_ip_addrs);
         }
     }
     fn release(&self, id: &ConnectionId) {
-        for pool in self.pools().iter_mut() {
+        let mut state = self.state();
+        state.guests.keep(id, &BTreeSet::new());
+        for pool in &mut state.pools {
             pool.release(id);
         }
     }
@@ -287,6 +347,31 @@ mod tests {
         assert_eq!(shown(&thief), "10.0.0.0/32 10.0.0.1/32", "but never one that somebody holds");
     }
 
+    /// I3, E-15: what a former endpoint gave to one client after the other comes to one wire of this endpoint only.
+    #[test]
+    fn two_guests_do_not_share_an_address() {
+        let (former, here) = (ipam(&["172.16.1.0/31"]), ipam(&["172.16.2.0/29"]));
+        let [mut first, mut second] = ["a", "b"].map(|name| {
+            let mut moved = draft(name, &[]);
+            former.reserve(&mut moved).unwrap();
+            former.release(&id(name));
+            moved
+        });
+        assert_eq!(shown(&first), shown(&second));
+        here.reserve(&mut first).unwrap();
+        here.reserve(&mut second).unwrap();
+        assert_eq!(shown(&first), "172.16.1.0/32,172.16.2.0/32 172.16.1.1/32,172.16.2.1/32");
+        assert_eq!(shown(&second), "172.16.1.0/32,172.16.2.2/32 172.16.2.3/32", "the far address does no harm");
+        here.release(&id("a"));
+        let mut third = draft("c", &[]);
+        third.connection.context.ip_context.src_ip_addrs.push("172.16.1.0/32".parse().unwrap());
+        here.reserve(&mut third).unwrap();
+        assert_eq!(shown(&third), "172.16.2.0/32 172.16.2.1/32", "it is the far address of the second");
+        here.release(&id("b"));
+        here.release(&id("c"));
+        assert!(here.state().guests.0.is_empty());
+    }
+
     /// E-16, X-040
     #[test]
     fn a_strict_endpoint_leaves_nothing_of_a_former_one() {
@@ -342,7 +427,7 @@ mod tests {
                     .copied()
                     .collect();
                 assert_eq!(addresses.iter().collect::<BTreeSet<_>>().len(), addresses.len(), "seed {seed}");
-                assert_eq!(ipam.pools()[0].used.len(), addresses.len(), "seed {seed}: pool size is conserved");
+                assert_eq!(ipam.state().pools[0].used.len(), addresses.len(), "seed {seed}: pool size is conserved");
             }
         }
     }
