@@ -1,13 +1,13 @@
 //! Which endpoints a service offers to a client, and which forwarders may carry it. Pure functions over labels.
 
 use crate::template;
-use nsm_api::{Labels, Match, NetworkService, NetworkServiceEndpoint};
+use nsm_api::{Destination, Labels, Match, NetworkService, NetworkServiceEndpoint};
 
 /// An endpoint that a client may get, with the share of its destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate<'a> {
+pub struct Candidate<E> {
     /// The endpoint.
-    pub endpoint: &'a NetworkServiceEndpoint,
+    pub endpoint: E,
     /// Which destination of the deciding match it came from.
     pub destination: usize,
     /// That destination's weight, 0 when unsaid.
@@ -15,12 +15,56 @@ pub struct Candidate<'a> {
 }
 
 /// What matching decided, and why, in words for people.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection<E> {
     /// Who may serve, in order.
-    pub candidates: Vec<Candidate<'a>>,
+    pub candidates: Vec<Candidate<E>>,
     /// One sentence for each match that was looked at.
     pub reasons: Vec<String>,
+}
+
+impl<E> Default for Selection<E> {
+    fn default() -> Selection<E> {
+        Selection { candidates: Vec::new(), reasons: Vec::new() }
+    }
+}
+
+/// A match that applies to a client, its templates rendered for that client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// One for each destination; the candidates are the union.
+    pub wants: Vec<Want>,
+    /// The next match is looked at when this one yields nobody.
+    pub goes_on: bool,
+    /// What it is and wants, for people.
+    says: String,
+}
+
+/// One destination of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Labels that the endpoint must have for the service; of several sets the first that anybody has.
+    pub selectors: Vec<Labels>,
+    destination: usize,
+    weight: u32,
+}
+
+impl Rule {
+    /// The sentence for so many candidates.
+    pub fn reason(&self, found: usize) -> String {
+        format!("{}: {found} found", self.says)
+    }
+}
+
+impl Want {
+    /// An endpoint that it yields.
+    pub fn candidate<E>(&self, endpoint: E) -> Candidate<E> {
+        Candidate { endpoint, destination: self.destination, weight: self.weight }
+    }
+
+    fn anybody() -> Want {
+        Want { selectors: vec![Labels::new()], destination: 0, weight: 0 }
+    }
 }
 
 /// Whether `have` contains all pairs of `want`. Values of `want` may be templates over `labels`.
@@ -34,58 +78,77 @@ pub fn contains(have: &Labels, want: &Labels, labels: &Labels) -> bool {
         })
 }
 
-/// The endpoints of `service` for a client with `labels`.
+/// Whether the endpoint has these labels for the service. An absent label equals an empty value, as in [`contains`].
+pub fn selects(service: &NetworkService, selector: &Labels, endpoint: &NetworkServiceEndpoint) -> bool {
+    let have = endpoint.network_service_labels.get(&service.name);
+    have.map_or(0, Labels::len) >= selector.len()
+        && selector.iter().all(|(key, value)| have.and_then(|have| have.get(key)).map_or("", String::as_str) == value)
+}
+
+/// The matches of `service` in their order: what each that applies to a client with `labels` wants, or why it does not apply.
 ///
-/// The first match whose source selector the client fulfils decides, even when it yields nobody, with two
-/// exceptions that go on: `fallthrough`, and a match whose destinations are all chosen by templates over the
-/// client's labels ("one on your node") when there is none such.
-pub fn endpoints<'a>(service: &NetworkService, labels: &Labels, all: &'a [NetworkServiceEndpoint]) -> Selection<'a> {
-    let mut selection = Selection::default();
-    if service.matches.is_empty() {
-        selection.candidates = all.iter().map(|endpoint| Candidate { endpoint, destination: 0, weight: 0 }).collect();
-        selection.reasons.push(format!("the service has no matches, so all {} endpoints may serve", all.len()));
-        return selection;
-    }
-    for (number, rule) in service.matches.iter().enumerate() {
-        let number = number + 1;
-        if !contains(labels, &rule.source_selector, labels) {
-            selection.reasons.push(format!("match {number} wants a client with {}", shown(&rule.source_selector)));
-            continue;
+/// The first that applies decides, even when it yields nobody, with two exceptions that go on: `fallthrough`, and a
+/// match whose destinations are all chosen by templates over the client's labels ("one on your node") when there is
+/// none such. Nothing is rendered before it is needed, and each template once.
+pub fn plan(service: &NetworkService, labels: &Labels) -> impl Iterator<Item = Result<Rule, String>> {
+    let everybody = service.matches.is_empty().then(|| {
+        let says = "the service has no matches, so all of its endpoints may serve".to_owned();
+        Ok(Rule { wants: vec![Want::anybody()], goes_on: false, says })
+    });
+    let rules = service.matches.iter().zip(1..).map(|(rule, number)| {
+        if contains(labels, &rule.source_selector, labels) {
+            Ok(applied(number, rule, labels))
+        } else {
+            Err(format!("match {number} wants a client with {}", shown(&rule.source_selector)))
         }
-        selection.candidates = destinations(service, rule, labels, all);
-        let count = selection.candidates.len();
-        let wanted: Vec<String> = rule.routes.iter().map(|route| shown(&rendered(&route.destination_selector, labels))).collect();
-        selection.reasons.push(format!(
-            "match {number} applies and wants an endpoint with {}: {count} of {}",
-            wanted.join(" or "),
-            all.len()
-        ));
-        if count > 0 || !(rule.fallthrough || by_template_only(rule)) {
-            return selection;
+    });
+    everybody.into_iter().chain(rules)
+}
+
+fn applied(number: usize, rule: &Match, labels: &Labels) -> Rule {
+    let wants: Vec<Want> = if rule.routes.is_empty() && rule.metadata.is_some() {
+        vec![Want::anybody()]
+    } else {
+        rule.routes.iter().enumerate().map(|(destination, route)| want(destination, route, labels)).collect()
+    };
+    let wanted: Vec<String> = wants.iter().filter_map(|want| want.selectors.first()).map(shown).collect();
+    let says = format!("match {number} applies and wants an endpoint with {}", wanted.join(" or "));
+    Rule { wants, goes_on: rule.fallthrough || by_template_only(rule), says }
+}
+
+/// An endpoint may also be labelled with a template's own text.
+fn want(destination: usize, route: &Destination, labels: &Labels) -> Want {
+    let (raw, rendered) = (&route.destination_selector, rendered(&route.destination_selector, labels));
+    let selectors = if rendered == *raw { vec![rendered] } else { vec![rendered, raw.clone()] };
+    Want { selectors, destination, weight: route.weight }
+}
+
+/// The endpoints of `service` for a client with `labels`, of these.
+pub fn endpoints<'a>(
+    service: &NetworkService,
+    labels: &Labels,
+    all: &'a [NetworkServiceEndpoint],
+) -> Selection<&'a NetworkServiceEndpoint> {
+    let mut selection = Selection::default();
+    for rule in plan(service, labels) {
+        let rule = match rule {
+            Ok(rule) => rule,
+            Err(reason) => {
+                selection.reasons.push(reason);
+                continue;
+            }
+        };
+        for want in &rule.wants {
+            let with = |selector: &Labels| all.iter().filter(|endpoint| selects(service, selector, endpoint)).collect::<Vec<_>>();
+            let found = want.selectors.iter().map(with).find(|found| !found.is_empty()).unwrap_or_default();
+            selection.candidates.extend(found.into_iter().map(|endpoint| want.candidate(endpoint)));
+        }
+        selection.reasons.push(rule.reason(selection.candidates.len()));
+        if !selection.candidates.is_empty() || !rule.goes_on {
+            break;
         }
     }
     selection
-}
-
-fn destinations<'a>(service: &NetworkService, rule: &Match, labels: &Labels, all: &'a [NetworkServiceEndpoint]) -> Vec<Candidate<'a>> {
-    if rule.routes.is_empty() && rule.metadata.is_some() {
-        return all.iter().map(|endpoint| Candidate { endpoint, destination: 0, weight: 0 }).collect();
-    }
-    let none = Labels::new();
-    let mut found = Vec::new();
-    for (destination, route) in rule.routes.iter().enumerate() {
-        // Rendered once, not once an endpoint: the choice must not cost more in a larger mesh than it has to.
-        let wanted = rendered(&route.destination_selector, labels);
-        found.extend(
-            all.iter()
-                .filter(|endpoint| {
-                    let have = endpoint.network_service_labels.get(&service.name).unwrap_or(&none);
-                    contains(have, &wanted, &none) || contains(have, &route.destination_selector, &none)
-                })
-                .map(|endpoint| Candidate { endpoint, destination, weight: route.weight }),
-        );
-    }
-    found
 }
 
 /// The forwarders that may carry a connection with `labels` to `service`, of those registered as `kind`.
@@ -136,7 +199,7 @@ fn shown(labels: &Labels) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nsm_api::{Destination, Payload};
+    use nsm_api::Payload;
 
     fn labels(text: &str) -> Labels {
         text.split(',')
@@ -227,6 +290,6 @@ mod tests {
     fn a_refusal_can_be_explained() {
         let all = [endpoint("a", "app=a")];
         let selection = endpoints(&service(&["app=x>app=a", ">app=q"]), &labels("app=y"), &all);
-        assert_eq!(selection.reasons, ["match 1 wants a client with app=x", "match 2 applies and wants an endpoint with app=q: 0 of 1"]);
+        assert_eq!(selection.reasons, ["match 1 wants a client with app=x", "match 2 applies and wants an endpoint with app=q: 0 found"]);
     }
 }

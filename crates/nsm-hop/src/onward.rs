@@ -9,6 +9,8 @@ mod lookup;
 pub use chain::Chain;
 pub use endpoints::Endpoints;
 pub use forwarders::Forwarders;
+pub use lookup::MAX_QUESTIONS;
+pub(crate) use lookup::named;
 
 use crate::role::{Candidate, Draft, Next, Onward, Sent};
 use async_trait::async_trait;

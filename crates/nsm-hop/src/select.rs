@@ -1,7 +1,7 @@
 //! In which order candidates are tried: round robin for each service, by weight where weights are given.
 
 use crate::matching::Candidate;
-use nsm_api::{NetworkServiceEndpoint, ServiceName};
+use nsm_api::ServiceName;
 use std::{collections::BTreeMap, sync::Mutex};
 
 /// Services whose turn is remembered; beyond that the oldest names start over, which only affects fairness.
@@ -27,7 +27,7 @@ impl RoundRobin {
 }
 
 /// All candidates, the one whose turn it is first, the others after it as replacements.
-pub fn order<'a>(candidates: &[Candidate<'a>], turn: u64) -> Vec<&'a NetworkServiceEndpoint> {
+pub fn order<E>(candidates: &[Candidate<E>], turn: u64) -> Vec<&E> {
     let Some(first) = candidates.first() else { return Vec::new() };
     let start = if candidates.iter().all(|candidate| candidate.weight == first.weight) {
         (turn % candidates.len() as u64) as usize
@@ -35,11 +35,11 @@ pub fn order<'a>(candidates: &[Candidate<'a>], turn: u64) -> Vec<&'a NetworkServ
         weighted(candidates, turn)
     };
     let (before, from) = candidates.split_at(start);
-    from.iter().chain(before).map(|candidate| candidate.endpoint).collect()
+    from.iter().chain(before).map(|candidate| &candidate.endpoint).collect()
 }
 
 /// Destinations share the turns by weight (an unsaid weight is 1); endpoints of one destination take turns.
-fn weighted(candidates: &[Candidate<'_>], turn: u64) -> usize {
+fn weighted<E>(candidates: &[Candidate<E>], turn: u64) -> usize {
     let mut destinations: BTreeMap<usize, (u64, Vec<usize>)> = BTreeMap::new();
     for (index, candidate) in candidates.iter().enumerate() {
         let entry = destinations.entry(candidate.destination).or_insert((u64::from(candidate.weight.max(1)), Vec::new()));
@@ -60,6 +60,7 @@ fn weighted(candidates: &[Candidate<'_>], turn: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nsm_api::NetworkServiceEndpoint;
 
     fn endpoints(count: usize) -> Vec<NetworkServiceEndpoint> {
         (0..count).map(|i| NetworkServiceEndpoint::new(format!("e{i}").parse().unwrap(), vec![], "")).collect()
@@ -75,7 +76,7 @@ mod tests {
             let names: Vec<_> = order(&candidates, turns.next(&service)).iter().map(|e| e.name.to_string()).collect();
             assert_eq!(names.join(" "), expected);
         }
-        assert!(order(&[], 5).is_empty());
+        assert!(order::<NetworkServiceEndpoint>(&[], 5).is_empty());
     }
 
     #[test]

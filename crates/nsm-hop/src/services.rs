@@ -3,7 +3,7 @@
 //!
 //! One watch for all services; a service counts only when its rules have changed, and only its own connections are looked at.
 
-use crate::{hop::Hop, matching};
+use crate::{hop::Hop, matching, onward::named};
 use futures::TryStreamExt;
 use nsm_api::*;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -14,8 +14,6 @@ use tracing::{debug, info};
 pub const MAX_REMEMBERED: usize = 10_000;
 /// Pauses before the watch is opened again, doubled from the first to the last.
 pub const REOPEN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// Longest wait for the registry to tell of one endpoint.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Follows the registry for as long as it is polled.
 pub async fn follow(hop: Hop, registry: Arc<dyn RegistryApi>) {
@@ -59,21 +57,10 @@ async fn review(hop: &Hop, registry: &dyn RegistryApi, service: &NetworkService)
             continue;
         };
         // An endpoint that cannot be found now may be back soon: that is for others to judge.
-        let Some(endpoint) = endpoint(registry, name).await else { continue };
+        let Ok(Some((endpoint, _))) = named(registry, name).await else { continue };
         if matching::endpoints(service, &connection.labels, std::slice::from_ref(&endpoint)).candidates.is_empty() {
             info!(connection = %connection.id, endpoint = %name, "the service has changed and does not choose this endpoint any more");
             hop.end(&connection.id);
         }
     }
-}
-
-async fn endpoint(registry: &dyn RegistryApi, name: &EndpointName) -> Option<NetworkServiceEndpoint> {
-    let query = EndpointQuery { name: Some(name.clone()), ..EndpointQuery::default() };
-    let mut found = registry.find_endpoints(query, Caller::within(PATIENCE)).await.ok()?;
-    while let Ok(Some((update, _))) = found.try_next().await {
-        if !update.deleted && update.endpoint.name == *name {
-            return Some(update.endpoint);
-        }
-    }
-    None
 }

@@ -2,7 +2,6 @@
 
 use super::{lookup, take_over_but_mechanism};
 use crate::{
-    matching,
     mechanism::Offer,
     role::{Candidate, Draft, Issuer, Next, Onward, Sent},
     select::{self, RoundRobin},
@@ -92,8 +91,7 @@ impl Endpoints {
             Payload::Unset => lookup::service(self.registry.as_ref(), &draft.connection).await?.payload,
             ref payload => payload.clone(),
         };
-        let query = EndpointQuery { name: Some(name.clone()), ..EndpointQuery::default() };
-        let found = lookup::endpoints(self.registry.as_ref(), query).await?.into_iter().find(|(endpoint, _)| endpoint.name == *name);
+        let found = lookup::named(self.registry.as_ref(), name).await?;
         let gone = || {
             let object = format!("endpoint {:?}", name.as_str());
             Error::new(Kind::NotFound, object, "is not registered (any more)", "start it, or ask without naming an endpoint")
@@ -103,12 +101,10 @@ impl Endpoints {
 
     async fn matched(&self, draft: &Draft, before: Option<&Sent>) -> Result<Next> {
         let connection = &draft.connection;
-        let query = EndpointQuery { services: vec![connection.network_service.clone()], ..EndpointQuery::default() };
-        let (service, mut found) = lookup::service_and_endpoints(self.registry.as_ref(), connection, query).await?;
-        let now = self.issuer.now();
-        found.retain(|(endpoint, _)| endpoint.expiration_time.is_none_or(|end| end > now));
-        let all: Vec<NetworkServiceEndpoint> = found.iter().map(|(endpoint, _)| endpoint.clone()).collect();
-        let selection = matching::endpoints(&service, &connection.labels, &all);
+        let (registry, now) = (self.registry.as_ref(), self.issuer.now());
+        let service = lookup::service(registry, connection).await?;
+        let lives = |endpoint: &NetworkServiceEndpoint| endpoint.expiration_time.is_none_or(|end| end > now);
+        let selection = lookup::matched(registry, &service, &connection.labels, lives).await?;
         debug!(reasons = ?selection.reasons, "endpoints matched");
         if selection.candidates.is_empty() {
             let labels: Vec<String> = connection.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -121,13 +117,11 @@ impl Endpoints {
                 "start an endpoint with the wanted labels, or change the service's matches",
             ));
         }
-        let mut candidates: Vec<Candidate> = Vec::new();
-        for endpoint in select::order(&selection.candidates, self.turns.next(&service.name)) {
-            if candidates.iter().all(|known| known.registered.as_ref() != Some(&endpoint.name)) {
-                let socket = found.iter().find(|(other, _)| other.name == endpoint.name).map(|(_, files)| files.clone());
-                candidates.push(candidate((endpoint.clone(), socket.unwrap_or_default()), &service.payload)?);
-            }
-        }
+        // Several destinations may yield the same one.
+        let mut names = BTreeSet::new();
+        let in_order = select::order(&selection.candidates, self.turns.next(&service.name));
+        let once = in_order.into_iter().filter(|(endpoint, _)| names.insert(&endpoint.name));
+        let mut candidates: Vec<Candidate> = once.map(|found| candidate(found.clone(), &service.payload)).collect::<Result<_>>()?;
         if connection.state == State::ReselectRequested {
             // The way that was left is still in the path. Who was on it may be the one that carries nothing: last choice.
             let behind = connection.path.segments.iter().skip(connection.path.index as usize + 1);

@@ -65,7 +65,10 @@ impl Forwarders {
     /// All forwarders of this node that may carry the connection, or why there is none.
     async fn able(&self, connection: &Connection) -> Result<Vec<Candidate>> {
         let query = EndpointQuery { services: vec![self.service.clone()], url: self.own_url.clone(), ..EndpointQuery::default() };
-        let (service, found) = lookup::service_and_endpoints(self.registry.as_ref(), connection, query).await?;
+        // Both at the same time, for neither needs the other's answer. A missing service is the better reason.
+        let registry = self.registry.as_ref();
+        let (service, found) = futures::future::join(lookup::service(registry, connection), lookup::endpoints(registry, query)).await;
+        let (service, found) = (service?, found?);
         let all: Vec<NetworkServiceEndpoint> = found.iter().map(|(endpoint, _)| endpoint.clone()).collect();
         let able = matching::forwarders(&service, &self.service, &connection.labels, &all);
         if able.is_empty() {
@@ -83,6 +86,6 @@ impl Forwarders {
             let target = Target::parse(&endpoint.url)?;
             Ok(Candidate { target, socket, registered: Some(endpoint.name.clone()), payload: service.payload.clone() })
         };
-        able.into_iter().map(|endpoint| candidate(endpoint)).collect()
+        able.into_iter().map(candidate).collect()
     }
 }
