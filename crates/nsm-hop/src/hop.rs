@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use nsm_api::*;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
@@ -84,6 +84,10 @@ impl Hop {
     pub fn name(&self) -> &HopName {
         &self.role.name
     }
+    /// That of its process.
+    pub fn generation(&self) -> u64 {
+        self.role.generation
+    }
     /// Its connections as monitors see them.
     pub fn monitors(&self) -> &Monitors {
         &self.monitors
@@ -106,7 +110,11 @@ impl Hop {
         let answers = futures::stream::iter(mailboxes).map(ask).buffered(MEASURED_AT_ONCE);
         answers.filter_map(std::future::ready).collect().await
     }
-    /// Connections that have a task: up, or not yet cleaned up.
+    /// Its connections: up, or not yet cleaned up.
+    pub fn known(&self) -> BTreeSet<ConnectionId> {
+        lock(&self.tasks).keys().cloned().collect()
+    }
+    /// How many those are.
     pub fn busy(&self) -> usize {
         lock(&self.tasks).len()
     }

@@ -3,6 +3,7 @@
 
 use crate::netns;
 use nsm_api::InodeKey;
+use nsm_hop::kernel::Netns;
 use rustix::fs::{Mode, OFlags};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -86,6 +87,24 @@ pub fn namespaces(wanted: &BTreeSet<InodeKey>) -> Namespaces {
     search
 }
 
+/// Every network namespace that a process or a mount shows, each once. What may not be looked at is left out.
+pub fn all_namespaces() -> Vec<Netns> {
+    let mut found = BTreeMap::new();
+    let mut take = |path: &Path| {
+        if inode(path).is_ok_and(|key| !found.contains_key(&key))
+            && let Ok(netns) = netns::open(path)
+        {
+            found.insert(netns.key, netns);
+        }
+    };
+    for (mounts, root) in [("/proc/self/mountinfo", ""), ("/proc/1/mountinfo", "/proc/1/root")] {
+        let text = fs::read_to_string(mounts).unwrap_or_default();
+        text.lines().filter_map(namespace_mount).for_each(|(_, path)| take(Path::new(&format!("{root}{path}"))));
+    }
+    processes().for_each(|process| take(&process.join("ns/net")));
+    found.into_values().collect()
+}
+
 fn processes() -> impl Iterator<Item = PathBuf> {
     let numbered = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit));
     fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).filter(numbered)
@@ -98,10 +117,15 @@ fn inode(path: impl AsRef<Path>) -> io::Result<InodeKey> {
 
 /// The mount point of a line of `mountinfo`, if a wanted network namespace is mounted there.
 fn mounted(line: &str, wanted: &BTreeSet<InodeKey>) -> Option<String> {
+    let (ino, path) = namespace_mount(line)?;
+    wanted.iter().any(|key| key.ino == ino).then_some(path)
+}
+
+/// Inode and mount point of a line of `mountinfo`, if a network namespace is mounted there.
+fn namespace_mount(line: &str) -> Option<(u64, String)> {
     let fields: Vec<&str> = line.split(' ').collect();
     let (root, point) = (fields.get(3)?, fields.get(4)?);
-    let ino: u64 = root.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()?;
-    wanted.iter().any(|key| key.ino == ino).then(|| unescaped(point))
+    Some((root.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()?, unescaped(point)))
 }
 
 /// Blanks and the like are written as three octal digits behind a backslash.
@@ -131,6 +155,7 @@ mod tests {
         assert_eq!(mounted(line, &BTreeSet::from([InodeKey { dev: 4, ino: 77 }])).unwrap(), "/run/netns/a b");
         assert_eq!(mounted(line, &wanted), None);
         assert_eq!(mounted("1 2 0:4 / /proc rw - proc proc rw", &wanted), None);
+        assert_eq!(all_namespaces().into_iter().filter(|netns| *netns == own).count(), 1);
         assert_eq!(place(netns::file(&own).unwrap().as_ref()), Place::Namespace);
     }
 

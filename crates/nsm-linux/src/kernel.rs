@@ -13,6 +13,7 @@ mod pinhole;
 mod policy;
 mod reap;
 mod splice;
+mod sweep;
 mod tag;
 
 use crate::{
@@ -37,6 +38,8 @@ use std::{
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+pub use sweep::Forgotten;
+use tag::Tag;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 /// Routes made for a wire carry this protocol number, by which they are told from all others.
@@ -54,6 +57,8 @@ pub struct LinuxKernel(Arc<Inner>, Option<Arc<Paths>>);
 
 struct Inner {
     underlay: Mutex<Socket>,
+    /// Inode of the underlay.
+    home: u64,
     pinholes: Pinholes,
     tunnels: Option<Arc<dyn Tunnels>>,
     /// Held while a routing table is chosen and filled.
@@ -86,6 +91,7 @@ impl LinuxKernel {
         Ok(LinuxKernel(
             Arc::new(Inner {
                 underlay: Mutex::new(Socket::open()?),
+                home: netns::current()?.key.ino,
                 pinholes: Pinholes::new(),
                 tables: Mutex::default(),
                 tunnels,
@@ -105,13 +111,15 @@ impl LinuxKernel {
 
     /// One job for one connection, after all earlier ones for it. It ends even when the caller does not wait.
     async fn job<T: Send + 'static>(&self, owner: &Owner, work: impl FnOnce(&Inner, Job) -> Result<T> + Send + 'static) -> Result<T> {
-        let place = tag::hash(&[owner.connection.as_str()]) as usize % TURNSTILES;
-        let turn = self.0.turnstiles[place].clone().lock_owned().await;
+        self.tagged_job(Tag::of(owner, Some(self.0.home)), work).await
+    }
+    async fn tagged_job<T: Send + 'static>(&self, tag: Tag, work: impl FnOnce(&Inner, Job) -> Result<T> + Send + 'static) -> Result<T> {
+        let turn = self.0.turnstiles[tag.place() % TURNSTILES].clone().lock_owned().await;
         let closed = |_| Error::internal("the kernel's jobs", "they were closed");
         let permit = self.0.jobs.clone().acquire_owned().await.map_err(closed)?;
-        let (inner, owner) = (self.0.clone(), owner.clone());
+        let inner = self.0.clone();
         let visit = move |visitor: &Visitor| {
-            let result = work(&inner, Job::new(visitor, &owner));
+            let result = work(&inner, Job::new(visitor, tag));
             drop((turn, permit));
             result
         };
@@ -200,5 +208,5 @@ pub(crate) fn try_splice(netns: &Netns, a: &str, b: &str) -> Result<()> {
     let iface = |name: &str| Ok::<_, Error>(Iface { netns: netns.clone(), name: IfName::new(name)? });
     let (a, b) = (iface(a)?, iface(b)?);
     let owner = Owner { hop: HopName::new("doctor")?, connection: ConnectionId::new("probe")?, generation: 0 };
-    netns::visit_blocking(|visitor| splice::add(&mut Job::new(visitor, &owner), &a, &b))?
+    netns::visit_blocking(|visitor| splice::add(&mut Job::new(visitor, Tag::of(&owner, None)), &a, &b))?
 }

@@ -29,6 +29,6 @@ mod wireguard;
 
 pub use admit::OnlyNamespaces;
 pub use features::{Feature, features};
-pub use kernel::{LinuxKernel, ROUTE_PROTOCOL};
+pub use kernel::{Forgotten, LinuxKernel, ROUTE_PROTOCOL};
 pub use tunnels::{EncryptedTunnel, TunnelSettings, Tunnels};
 pub use wireguard::KernelWireguard;

@@ -7,10 +7,10 @@ use common::{MUST, Real};
 use nsm_api::{ConnectionId, HopName, Kind};
 use nsm_hop::{
     diff::diff,
-    kernel::{IfName, Iface, Kernel, Link, Netns, Op, Owner, PublicKey, TunnelKey, UnderlayMtu, Wire, Wires},
+    kernel::{IfName, Iface, Kernel, Link, Netns, Op, Owner, PublicKey, Traffic, TunnelKey, UnderlayMtu, Wire, Wires},
 };
 use nsm_linux::{
-    LinuxKernel,
+    Forgotten, LinuxKernel,
     net::Net,
     netns,
     probe::{self, PingOptions},
@@ -126,7 +126,7 @@ async fn a_link_whose_maker_ended_before_the_tag_is_known_by_its_group() {
     assert_eq!(kernel.observe(&owner, &wires).await.unwrap(), wires);
     kernel.apply(&owner, &adds(&wires)).await.unwrap();
     let link = net.link_named("nsm-1").unwrap().unwrap();
-    assert!(link.up && link.alias == "nsm:fwd:untagged:1", "{link:?}");
+    assert!(link.up && link.alias.starts_with("nsm:fwd:untagged:1@"), "{link:?}");
 }
 
 #[tokio::test]
@@ -376,4 +376,137 @@ async fn a_way_that_swallows_large_packets_is_found_out() {
     })]);
     kernel.apply(&owner("silent"), &adds(&silent)).await.unwrap();
     kernel.apply(&owner("silent"), &diff(&Wires::new(), &silent)).await.unwrap();
+}
+
+/// A lost journal (A11, I2, I12): what a former process made goes when nobody can have a token for it any more, with its policy
+/// routes. What a connection knows, what was taken up again, what is this process's own, another hop's, another node's or
+/// nobody's, stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forgotten_links_go_and_all_others_stay() {
+    let (world, kernel) = Real::new();
+    let (_other_node, other_kernel) = Real::new();
+    let [a, b] = [(); 2].map(|()| netns::create().expect(MUST));
+    let before = Net::new(&b).unwrap().snapshot().unwrap();
+    let ends = |name: &str| (iface(&a, &format!("a-{name}")), iface(&b, &format!("b-{name}")));
+    let of = |connection: &str, hop: &str, generation| Owner { hop: HopName::new(hop).unwrap(), generation, ..owner(connection) };
+    let mut wires = std::collections::BTreeMap::new();
+    for (number, (connection, hop, generation, kernel)) in [
+        ("forgotten", "fwd", 1, &kernel),
+        ("known", "fwd", 1, &kernel),
+        ("taken-up", "fwd", 1, &kernel),
+        ("new", "fwd", 2, &kernel),
+        ("others", "fwd-2", 1, &kernel),
+        ("elsewhere", "fwd", 1, &other_kernel),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (x, y) = ends(connection);
+        let mut all = wire(&x, &y, number);
+        let from = Some(format!("10.0.{number}.0/32").parse().unwrap());
+        let traffic = Traffic { ipv6: false, from, protocol: None, dst_ports: None, src_ports: None };
+        let routes = [("198.51.100.0/24".parse().unwrap(), None)].into();
+        all.insert(Wire::Policy { on: x, rank: 0, traffic, routes });
+        kernel.apply(&of(connection, hop, generation), &adds(&all)).await.unwrap();
+        wires.insert(connection, all);
+    }
+    let tunnel = Link::Vxlan {
+        at: iface(&a, "tunnel"),
+        local: "192.0.2.1".parse().unwrap(),
+        remote: "192.0.2.2".parse().unwrap(),
+        vni: 9,
+        port: 4789,
+    };
+    let node = world.node.snapshot().unwrap();
+    kernel.apply(&of("tunnel", "fwd", 1), &adds(&Wires::from([Wire::Link(tunnel)]))).await.unwrap();
+    Net::new(&a).unwrap().bridge("mine").unwrap();
+    Net::new(&a).unwrap().set_alias("mine", "nsm:").unwrap();
+    kernel.apply(&of("taken-up", "fwd", 2), &adds(&wires["taken-up"])).await.unwrap();
+    // The namespaces are those that a process shows; here there is one in each.
+    let [x, y] = [&a, &b].map(Sleeper::in_netns);
+    let known = Arc::new(|| [ConnectionId::new("known").unwrap()].into());
+    let what = Forgotten { hop: (HopName::new("fwd").unwrap(), 2), after: Duration::ZERO, known };
+    // Both ends of the pair are links; one takes the other along.
+    assert!(kernel.sweep_now(&what).await.unwrap() >= 2);
+    let names: Vec<String> = Net::new(&a).unwrap().links().unwrap().into_iter().map(|link| link.name).collect();
+    assert_eq!(names, ["lo", "a-known", "a-taken-up", "a-new", "a-others", "a-elsewhere", "mine"]);
+    for (connection, all) in wires.iter().filter(|(connection, _)| **connection != "forgotten") {
+        let (hop, generation) = (if *connection == "others" { "fwd-2" } else { "fwd" }, 2);
+        assert_eq!(kernel.observe(&of(connection, hop, generation), all).await.unwrap(), *all, "{connection}");
+    }
+    let ledger = Net::new(&a).unwrap().snapshot().unwrap();
+    assert!(
+        ledger.iter().any(|line| line.contains("10.0.1.0/32")) && !ledger.iter().any(|line| line.contains("10.0.0.0/32")),
+        "{ledger:?}"
+    );
+    assert_eq!(world.node.snapshot().unwrap(), node);
+    assert_eq!(kernel.sweep_now(&what).await.unwrap(), 0, "once is enough");
+    drop((x, y));
+    for (connection, all) in &wires {
+        let (hop, generation) = (if *connection == "others" { "fwd-2" } else { "fwd" }, 2);
+        kernel.apply(&of(connection, hop, generation), &diff(&Wires::new(), all)).await.unwrap();
+    }
+    assert_eq!(Net::new(&b).unwrap().snapshot().unwrap(), before);
+}
+
+/// The same by the clock, and only one of two processes that both are the hop does it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_one_process_of_a_name_looks_for_forgotten_links() {
+    let (world, kernel) = Real::new();
+    let (a, b) = (iface(&netns::create().expect(MUST), "nsm-1"), iface(&netns::create().unwrap(), "nse-1"));
+    let _sleeper = Sleeper::in_netns(&a.netns);
+    let hop = HopName::new("fwd").unwrap();
+    let what = |generation| Forgotten { hop: (hop.clone(), generation), after: Duration::from_secs(1), known: Arc::new(Default::default) };
+    // Its sockets are made where its tasks run: in the underlay.
+    let in_node = |what: Forgotten| {
+        let (kernel, node) = (kernel.clone(), world.node.netns().clone());
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            netns::run_in_blocking(&node, || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    tokio::select! { () = kernel.sweep(what) => {}, _ = ended => {} }
+                });
+            })
+            .unwrap();
+        });
+        (end, thread)
+    };
+    let (end_elder, elder) = in_node(what(1));
+    kernel.apply(&owner("theirs"), &adds(&wire(&a, &b, 1))).await.unwrap();
+    let there = || Net::new(&a.netns).unwrap().link_named("nsm-1").unwrap().is_some();
+    let marked = || std::fs::read_to_string("/proc/thread-self/net/unix").unwrap().contains("@nsm-hop-");
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while !netns::run_in_blocking(world.node.netns(), marked).unwrap() {
+        assert!(std::time::Instant::now() < until, "the elder does not mark its place");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (end_younger, younger) = in_node(what(2));
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert!(there(), "its maker lives");
+    drop(end_elder);
+    elder.join().unwrap();
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while there() {
+        assert!(std::time::Instant::now() < until, "nobody removed it");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(end_younger);
+    younger.join().unwrap();
+}
+
+/// A process that does nothing but be in a namespace.
+struct Sleeper(std::process::Child);
+
+impl Sleeper {
+    fn in_netns(netns: &Netns) -> Sleeper {
+        Sleeper(netns::run_in_blocking(netns, || std::process::Command::new("sleep").arg("60").spawn()).unwrap().unwrap())
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -8,7 +8,7 @@ use crate::{
     nl::{Refusal, Socket},
 };
 use nsm_api::{Error, Kind, Result};
-use nsm_hop::kernel::{Iface, Netns, Owner};
+use nsm_hop::kernel::{Iface, Netns};
 use std::{
     collections::BTreeMap,
     os::fd::{AsRawFd, OwnedFd},
@@ -31,8 +31,8 @@ pub(super) struct Found {
 }
 
 impl<'a> Job<'a> {
-    pub(super) fn new(visitor: &'a Visitor, owner: &Owner) -> Job<'a> {
-        Job { visitor, tag: Tag::of(owner), sockets: BTreeMap::new() }
+    pub(super) fn new(visitor: &'a Visitor, tag: Tag) -> Job<'a> {
+        Job { visitor, tag, sockets: BTreeMap::new() }
     }
     /// Moves the job's thread into a namespace.
     pub(super) fn enter(&self, netns: &Netns) -> Result<()> {
@@ -45,6 +45,10 @@ impl<'a> Job<'a> {
             self.sockets.insert(netns.clone(), Socket::open()?);
         }
         self.sockets.get_mut(netns).ok_or_else(|| Error::internal("a netlink socket", "it was just opened and is gone"))
+    }
+    /// Nothing more is to be done there.
+    pub(super) fn leave(&mut self, netns: &Netns) {
+        self.sockets.remove(netns);
     }
     /// The link of this name, whosever it is; none in a namespace that has gone.
     pub(super) fn named(&mut self, iface: &Iface) -> Result<Option<Link>> {

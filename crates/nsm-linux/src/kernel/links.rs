@@ -253,14 +253,17 @@ pub(super) fn remove(inner: &Inner, job: &mut Job, link: &Link) -> Result<BTreeS
 /// Takes a link out of use at once: down, nameless, and in the group that goes together.
 fn doom(job: &mut Job, iface: &Iface, found: &Found) -> Result<()> {
     let index = found.link.index;
-    let messages = vec![
-        Message::new(RTM_SETLINK, 0, &link_fixed(index, 0, IFF_UP)),
-        second_name(RTM_DELLINKPROP, index, &job.tag, &iface.name),
-        Message::new(RTM_SETLINK, 0, &link_fixed(index, 0, 0)).text(IFLA_IFNAME, &format!("nsm~{index}")).u32(IFLA_GROUP, DOOMED),
-    ];
-    let answers = job.socket(&iface.netns)?.change(messages);
+    let unnamed = second_name(RTM_DELLINKPROP, index, &job.tag, &iface.name);
+    take_out(job.socket(&iface.netns)?, index, Some(unnamed)).map_err(|refusal| refused(describe(iface), "take it out of use", refusal))
+}
+
+/// The same for any link of this index.
+pub(super) fn take_out(socket: &mut Socket, index: u32, also: Option<Message>) -> std::result::Result<(), Refusal> {
+    let down = Message::new(RTM_SETLINK, 0, &link_fixed(index, 0, IFF_UP));
+    let doomed = Message::new(RTM_SETLINK, 0, &link_fixed(index, 0, 0)).text(IFLA_IFNAME, &format!("nsm~{index}")).u32(IFLA_GROUP, DOOMED);
+    let answers = socket.change([down].into_iter().chain(also).chain([doomed]).collect());
     match answers.into_iter().next_back() {
-        Some(Err(refusal)) if refusal.errno != Errno::NODEV => Err(refused(describe(iface), "take it out of use", refusal)),
+        Some(Err(refusal)) if refusal.errno != Errno::NODEV => Err(refusal),
         _ => Ok(()),
     }
 }

@@ -165,6 +165,15 @@ fn drop_all(socket: &mut Socket, present: &Present, index: Option<u32>, traffic:
     socket.change(messages).into_iter().try_for_each(|answer| answer.or_else(|refusal| if gone(&refusal) { Ok(()) } else { Err(refusal) }))
 }
 
+/// Removes all policies of ours whose tables lead through this link, and no others.
+pub(super) fn drop_through(socket: &mut Socket, index: u32) -> std::result::Result<(), Refusal> {
+    let present = Present::read(socket)?;
+    for (rule, _) in present.through(index) {
+        drop_all(socket, &present, Some(index), &rule.traffic)?;
+    }
+    Ok(())
+}
+
 fn delete_route(route: &inet::Route) -> crate::nl::Message {
     inet::route_message(RTM_DELROUTE, ROUTE_PROTOCOL, route.prefix, route.via, route.index).u32(RTA_TABLE, route.table)
 }

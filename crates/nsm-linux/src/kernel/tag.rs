@@ -13,12 +13,14 @@ const GROUP_MASK: u32 = 0x00FF_FFFF;
 /// The group of links that are about to be deleted together.
 pub(super) const DOOMED: u32 = GROUP | GROUP_MASK;
 
-/// The owner as the alias spells it: `nsm:<hop>:<connection>:<generation>`.
+/// The owner as the alias spells it: `nsm:<hop>:<connection>:<generation>@<underlay>`. The underlay is the inode of the
+/// network namespace in which the hop lives; it decides nothing but whose links a hop may look through for forgotten ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tag {
     hop: String,
     connection: String,
-    pub(super) generation: u64,
+    generation: u64,
+    underlay: Option<u64>,
 }
 
 /// What a link is to an owner.
@@ -35,14 +37,31 @@ pub(super) enum Whose {
 }
 
 impl Tag {
-    pub(super) fn of(owner: &Owner) -> Tag {
-        Tag { hop: spelled(owner.hop.as_str()), connection: spelled(owner.connection.as_str()), generation: owner.generation }
+    pub(super) fn of(owner: &Owner, underlay: Option<u64>) -> Tag {
+        let (hop, connection) = (spelled(owner.hop.as_str()), spelled(owner.connection.as_str()));
+        Tag { hop, connection, generation: owner.generation, underlay }
     }
     fn parse(alias: &str) -> Option<Tag> {
         let mut parts = alias.split(':');
-        let (prefix, hop, connection, generation) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let (prefix, hop, connection, number) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let whole = prefix == PREFIX && parts.next().is_none();
-        whole.then_some(Tag { hop: hop.into(), connection: connection.into(), generation: generation.parse().ok()? })
+        let (generation, underlay) = number.split_once('@').map_or((number, None), |(generation, underlay)| (generation, Some(underlay)));
+        let underlay = underlay.map(str::parse).transpose().ok()?;
+        whole.then_some(Tag { hop: hop.into(), connection: connection.into(), generation: generation.parse().ok()?, underlay })
+    }
+    /// What a link of a former process of this tag's hop, in this underlay, calls its connection; `None` for any other link.
+    pub(super) fn former(&self, link: &Link) -> Option<String> {
+        let there = Tag::parse(&link.alias).filter(|_| link.group != DOOMED)?;
+        let same = there.hop == self.hop && there.underlay.is_some() && there.underlay == self.underlay;
+        (same && there.generation < self.generation).then_some(there.connection)
+    }
+    /// The turnstile at which jobs of this connection follow each other.
+    pub(super) fn place(&self) -> usize {
+        hash(&[&self.connection]) as usize
+    }
+    /// The same hop's tag for another connection, as an alias spells that.
+    pub(super) fn with_connection(&self, spelled: String) -> Tag {
+        Tag { connection: spelled, ..self.clone() }
     }
     /// The group number at birth; it marks the link even if the process ends before the alias is set.
     pub(super) fn group(&self) -> u32 {
@@ -73,12 +92,13 @@ impl Tag {
 
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}:{}:{}:{}", self.hop, self.connection, self.generation)
+        write!(f, "{PREFIX}:{}:{}:{}", self.hop, self.connection, self.generation)?;
+        self.underlay.map_or(Ok(()), |underlay| write!(f, "@{underlay}"))
     }
 }
 
 /// The id itself where it is short and plain, otherwise its hash behind a sign that no plain id holds.
-fn spelled(id: &str) -> String {
+pub(super) fn spelled(id: &str) -> String {
     let plain = id.len() <= MAX_ID_BYTES && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._@-".contains(&byte));
     if plain { id.to_owned() } else { format!("~{:032x}", hash(&[id])) }
 }
@@ -97,7 +117,7 @@ mod tests {
     use nsm_api::{ConnectionId, HopName};
 
     fn tag(hop: &str, connection: &str, generation: u64) -> Tag {
-        Tag::of(&Owner { hop: HopName::new(hop).unwrap(), connection: ConnectionId::new(connection).unwrap(), generation })
+        Tag::of(&Owner { hop: HopName::new(hop).unwrap(), connection: ConnectionId::new(connection).unwrap(), generation }, Some(7))
     }
     fn tagged(alias: &str, group: u32) -> Link {
         Link { alias: alias.into(), group, ..Link::default() }
@@ -105,7 +125,7 @@ mod tests {
 
     #[test]
     fn the_alias_tells_the_owner_and_fits() {
-        assert_eq!(tag("fwd-1", "0b-7@x", 3).to_string(), "nsm:fwd-1:0b-7@x:3");
+        assert_eq!(tag("fwd-1", "0b-7@x", 3).to_string(), "nsm:fwd-1:0b-7@x:3@7");
         for strange in ["a:b", "söme", "with blank", &"x".repeat(200)] {
             let tag = tag(strange, strange, u64::MAX);
             assert!(tag.to_string().len() < 255 && tag.to_string().split(':').count() == 4, "{tag}");
@@ -119,6 +139,8 @@ mod tests {
         let mine = tag("fwd", "c", 5);
         for (alias, group, whose) in [
             ("nsm:fwd:c:5", mine.group(), Whose::Ours),
+            ("nsm:fwd:c:5@8", mine.group(), Whose::Ours),
+            ("nsm:fwd:c:5@", mine.group(), Whose::Foreign),
             ("nsm:fwd:c:4", mine.group(), Whose::Older),
             ("nsm:fwd:c:6", mine.group(), Whose::Newer),
             ("nsm:fwd:d:5", mine.group(), Whose::Foreign),
@@ -129,6 +151,23 @@ mod tests {
             ("nsm:fwd:c:5", DOOMED, Whose::Foreign),
         ] {
             assert_eq!(mine.whose(&tagged(alias, group)), whose, "{alias:?} {group:x}");
+        }
+    }
+
+    #[test]
+    fn only_links_of_former_processes_of_the_same_place_are_looked_through() {
+        let mine = tag("fwd", "any", 5);
+        for (alias, group, connection) in [
+            ("nsm:fwd:c:4@7", mine.group(), Some("c")),
+            ("nsm:fwd:c:5@7", 0, None),
+            ("nsm:fwd:c:6@7", 0, None),
+            ("nsm:fwd:c:4@8", 0, None),
+            ("nsm:fwd:c:4", 0, None),
+            ("nsm:other:c:4@7", 0, None),
+            ("nsm:fwd:c:4@7", DOOMED, None),
+            ("", mine.group(), None),
+        ] {
+            assert_eq!(mine.former(&tagged(alias, group)).as_deref(), connection, "{alias:?}");
         }
     }
 

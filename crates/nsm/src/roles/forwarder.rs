@@ -130,7 +130,7 @@ pub(super) async fn hop(
     let Tunnels { kernel, mut accepts, mut offers, keys } = tunnel.make(process).await?;
     accepts.insert(0, Box::new(KernelLeg));
     offers.insert(0, Box::new(KernelOffer));
-    Ok(process.hop(Role {
+    let hop = process.hop(Role {
         name,
         standing: Standing::Server,
         issuer: process.issuer.clone(),
@@ -139,8 +139,10 @@ pub(super) async fn hop(
         onward: Box::new(Endpoints { registry, offers, turns: RoundRobin::default(), issuer: process.issuer.clone() }),
         dial,
         wiring: Box::new(ForwarderWiring { keys }),
-        kernel,
+        kernel: Arc::new(kernel.clone()),
         generation: process.generation,
         timing: Timing::default(),
-    }))
+    });
+    process.sweep(&hop, kernel);
+    Ok(hop)
 }

@@ -17,6 +17,7 @@ use nsm_hop::{
     role::{Dial, Issuer, Role},
 };
 use nsm_identity::{HopIds, Source};
+use nsm_linux::{Forgotten, LinuxKernel};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -124,10 +125,14 @@ impl Process {
         Ok(Process { source, dialer, issuer, ids, generation, state, max_token_life: common.max_token_life })
     }
 
+    /// Where the process of this name keeps something over its restarts, if it can.
+    pub fn state_file(&self, name: &HopName, what: &str) -> Option<PathBuf> {
+        self.state.as_ref().map(|dir| dir.join(format!("{}.{what}", file_name(name.as_str()))))
+    }
+
     /// The hop of a role, with the connections that its former process had.
     pub fn hop(&self, mut role: Role) -> Hop {
-        let Some(dir) = &self.state else { return Hop::new(role) };
-        let dir = dir.join(format!("{}.journal", file_name(role.name.as_str())));
+        let Some(dir) = self.state_file(&role.name, "journal") else { return Hop::new(role) };
         match FileJournal::open(&dir, role.generation) {
             Ok(Opened { journal, records, generation }) => {
                 role.generation = generation;
@@ -138,6 +143,13 @@ impl Process {
                 Hop::new(role)
             }
         }
+    }
+
+    /// What a former process of the hop has made and nobody knows of goes when all tokens of that time have ended.
+    pub fn sweep(&self, hop: &Hop, kernel: LinuxKernel) {
+        let known = hop.clone();
+        let (hop, known) = ((hop.name().clone(), hop.generation()), Arc::new(move || known.known()));
+        tokio::spawn(kernel.sweep(Forgotten { hop, after: self.max_token_life, known }));
     }
 
     /// Listens, and serves until the shutdown; answers as soon as everything listens.
@@ -160,6 +172,11 @@ impl Process {
         let options = ServeOptions { listen, network, registry, prefixes, source, max_token_life };
         let shutdown = context.shutdown.clone();
         nsm_grpc::serve(options, async move { shutdown.started().await }).await
+    }
+
+    /// Who this process is.
+    pub fn id(&self) -> nsm_api::SpiffeId {
+        self.source.id()
     }
 
     /// The certificate that this process shows now, as DER.

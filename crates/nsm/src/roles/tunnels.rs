@@ -74,7 +74,7 @@ pub(super) struct Tunnel {
 /// What joins this node to others.
 pub(super) struct Tunnels {
     /// Makes the wires.
-    pub(super) kernel: Arc<dyn Kernel>,
+    pub(super) kernel: LinuxKernel,
     /// Answers other nodes.
     pub(super) accepts: Vec<Box<dyn Accept>>,
     /// Offers to other nodes, best first.
@@ -105,7 +105,7 @@ impl Tunnel {
             (Some(ip), _) | (None, Ok(ip)) => ip,
             (None, Err(error)) => {
                 warn!(%error, "no tunnels to other nodes");
-                return Ok(Tunnels { kernel: Arc::new(kernel), accepts: vec![], offers: vec![], keys: None });
+                return Ok(Tunnels { kernel, accepts: vec![], offers: vec![], keys: None });
             }
         };
         let underlay_mtu = UnderlayMtu::new(kernel.underlay_mtu(tunnel_ip).await?);
@@ -125,6 +125,6 @@ impl Tunnel {
             accepts.push(Box::new(wireguard.clone()));
             offers.push(Box::new(wireguard));
         }
-        Ok(Tunnels { kernel: Arc::new(kernel), accepts, offers: prioritised(offers, &self.priority), keys })
+        Ok(Tunnels { kernel, accepts, offers: prioritised(offers, &self.priority), keys })
     }
 }
