@@ -84,9 +84,7 @@ impl Inside {
     }
     /// The address by which the other nodes reach this one.
     pub fn address(&self, node: &str) -> Result<IpAddr> {
-        let netns = self.world.file.lab.namespace(node);
-        let uplink = self.world.plan.cables.iter().find(|cable| cable.b.netns == netns).and_then(|cable| cable.b.address);
-        uplink.map(|address| address.addr()).ok_or_else(|| Error::internal(format!("node {node:?}"), "has no address"))
+        self.world.underlay_address(node)
     }
     /// The id of a process of the lab.
     pub fn pid(&mut self, process: &str) -> Result<u32> {
@@ -101,7 +99,17 @@ impl Inside {
         let env = BTreeMap::from([("SPIFFE_ENDPOINT_SOCKET".to_owned(), self.workload_api()), ("NSM_STATE_DIR".to_owned(), own.clone())]);
         let args = args.iter().map(|arg| arg.replace("{dir}", &own)).collect();
         let netns = self.world.file.lab.namespace(place);
-        let spec = Spec { name: TOOL.to_owned(), role: Role::App, netns, program: None, args, env, resolv_conf: None, refused: false };
+        let spec = Spec {
+            name: TOOL.to_owned(),
+            role: Role::App,
+            netns,
+            program: None,
+            args,
+            env,
+            resolv_conf: None,
+            refused: false,
+            later: false,
+        };
         let begun = Instant::now();
         let mut process = Process::start(self.world.program(), &spec, files)?;
         let ready = process.ready().await;

@@ -11,9 +11,11 @@
 
 mod checks;
 mod cli;
+mod faults;
 mod foreign;
 mod graph;
 mod inside;
+mod judges;
 mod look;
 mod names;
 mod places;
@@ -21,6 +23,7 @@ pub mod plan;
 mod process;
 mod progress;
 mod read;
+mod relay;
 pub mod report;
 mod run;
 pub mod schema;

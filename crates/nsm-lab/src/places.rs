@@ -2,10 +2,11 @@
 
 use crate::names::NameServer;
 use crate::plan::{BRIDGE, CableEnd, FABRIC, Plan};
+use crate::relay::{Link, Relay};
 use crate::schema::Lab;
 use nsm_api::{Error, Kind, Result};
 use nsm_hop::kernel::Netns;
-use nsm_linux::{net::Net, netns, probe};
+use nsm_linux::{net::Net, netns, probe, tap};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -28,6 +29,8 @@ pub(crate) struct Place {
 #[derive(Default)]
 pub(crate) struct Places {
     all: BTreeMap<String, Place>,
+    /// Carries what passes between the nodes, where their links can be faulty.
+    pub(crate) relay: Option<Relay>,
     servers: Vec<probe::EchoServer>,
     name_servers: Vec<NameServer>,
 }
@@ -56,15 +59,25 @@ impl Places {
     /// Joins the namespaces as the plan says and notes what they hold then.
     pub(crate) async fn furnish(&mut self, lab: &Lab, plan: &Plan) -> Result<()> {
         self.bridge(lab, plan)?;
+        let mut links = Vec::new();
         for cable in &plan.cables {
-            let far = &self.get(&cable.b.netns)?.netns;
-            self.get(&cable.a.netns)?.net.veth(&cable.a.interface, far, &cable.b.interface)?;
+            match &cable.faulty {
+                None => {
+                    let far = &self.get(&cable.b.netns)?.netns;
+                    self.get(&cable.a.netns)?.net.veth(&cable.a.interface, far, &cable.b.interface)?;
+                }
+                Some(node) => {
+                    let open = |end: &CableEnd| tap::open(&self.get(&end.netns)?.netns, &end.interface);
+                    links.push(Link { node: node.clone(), near: open(&cable.b)?, far: open(&cable.a)? });
+                }
+            }
             if cable.a.address.is_none() {
                 self.get(&cable.a.netns)?.net.set_master(&cable.a.interface, Some(BRIDGE))?;
             }
             self.end(&cable.a, cable.mtu)?;
             self.end(&cable.b, cable.mtu)?;
         }
+        self.relay = lab.link_seed.map(|seed| Relay::start(seed, links)).transpose()?;
         self.hosts(lab).await?;
         for (pod, names) in lab.name_servers() {
             let server = NameServer::start(&self.get(&lab.namespace(pod))?.netns, names).await?;
@@ -133,6 +146,7 @@ impl Places {
     pub(crate) fn delete(&mut self) -> Vec<String> {
         self.servers.clear();
         self.name_servers.clear();
+        self.relay = None;
         let mut problems = Vec::new();
         for name in std::mem::take(&mut self.all).into_keys() {
             if let Err(error) = netns::delete_named(&name) {

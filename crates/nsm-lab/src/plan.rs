@@ -95,6 +95,8 @@ pub struct Spec {
     pub resolv_conf: Option<PathBuf>,
     /// A client that is expected to be refused: it may end by itself, with any exit code.
     pub refused: bool,
+    /// It starts when a check says so.
+    pub later: bool,
 }
 
 /// A cable between two namespaces: a veth pair with an address at each end, where given.
@@ -106,6 +108,8 @@ pub struct Cable {
     pub b: CableEnd,
     /// Its largest packet, bytes; the kernel's choice when unsaid.
     pub mtu: Option<u32>,
+    /// The node whose link it is, when frames pass through the lab and may meet with an accident there.
+    pub faulty: Option<String>,
 }
 
 /// One end of a cable.
@@ -288,13 +292,14 @@ fn uplink(lab: &Lab, number: usize) -> Cable {
         a: fabric,
         b: CableEnd { netns, interface: "uplink".to_owned(), address: Some(node_address(lab, number)) },
         mtu: lab.underlay_mtu,
+        faulty: lab.link_seed.map(|_| lab.nodes[number].name.clone()),
     }
 }
 
 fn cord(lab: &Lab, host: &Host) -> Cable {
     let a = CableEnd { netns: lab.namespace(&host.name), interface: host.interface.clone(), address: Some(host.address) };
     let b = CableEnd { netns: lab.namespace(&host.pod), interface: host.pod_interface.clone(), address: host.pod_address };
-    Cable { a, b, mtu: None }
+    Cable { a, b, mtu: None, faulty: None }
 }
 
 /// Builds an argument list: `--flag value` pairs.
@@ -315,7 +320,17 @@ impl Args {
 }
 
 fn spec(role: Role, name: impl Into<String>, netns: String, args: Args) -> Spec {
-    Spec { name: name.into(), role, netns, program: None, args: args.0, env: BTreeMap::new(), resolv_conf: None, refused: false }
+    Spec {
+        name: name.into(),
+        role,
+        netns,
+        program: None,
+        args: args.0,
+        env: BTreeMap::new(),
+        resolv_conf: None,
+        refused: false,
+        later: false,
+    }
 }
 
 /// The same with the author's settings, and played by his program if he names one.
@@ -451,6 +466,7 @@ fn endpoint(lab: &Lab, files: &Files, endpoint: &Endpoint) -> Spec {
     if endpoint.kind == EndpointKind::IcmpResponder {
         spec.env.insert("NSM_PBR_CONFIG_PATH".to_owned(), format!("{FILES}/{}", policy_routes_file(&endpoint.name)));
     }
+    spec.later = endpoint.later;
     pod_names(&mut spec, &endpoint.node);
     spec
 }
@@ -471,6 +487,7 @@ fn client(lab: &Lab, files: &Files, client: &Client) -> Spec {
         .with_some("--max-token-lifetime", client.lifetime.clone().unwrap_or_default());
     let mut spec = spec(Role::Client, &*client.name, lab.namespace(&client.name), args);
     spec.refused = client.expect_refusal;
+    spec.later = client.later;
     spec.resolv_conf = client.resolv_conf.is_some().then(|| files.resolv_conf(&client.name));
     // Without a file of its own it would change that of this machine.
     spec.env.insert("NSM_LOCAL_DNS_SERVER_ENABLED".to_owned(), spec.resolv_conf.is_some().to_string());

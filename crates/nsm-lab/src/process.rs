@@ -190,6 +190,7 @@ impl Process {
             return None;
         }
         self.signal(Signal::TERM);
+        self.signal(Signal::CONT); // one that a fault has stopped hears nothing before
         match tokio::time::timeout(STOP_BOUND, self.child.wait()).await {
             Ok(Ok(status)) if status.success() || self.spec.refused && status.code().is_some() => None,
             Ok(Ok(_)) if self.spec.program.is_some() => None,
@@ -205,6 +206,14 @@ impl Process {
 }
 
 impl Process {
+    /// Sends it a signal that ends nothing. Its having ended is an error.
+    pub(crate) fn signal_alive(&mut self, signal: Signal) -> Result<()> {
+        if self.has_ended() {
+            return Err(self.failed(format!("had ended before {signal:?}")));
+        }
+        self.signal(signal);
+        Ok(())
+    }
     /// SIGKILL: it has no say in its end. Waits until it is gone.
     pub(crate) async fn kill(&mut self) -> Result<()> {
         if self.has_ended() {

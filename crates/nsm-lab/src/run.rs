@@ -95,7 +95,7 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 
 async fn up_and_check(world: &mut World, results: &mut Vec<CheckResult>, progress: &Progress) {
     let begun = Instant::now();
-    let count = world.plan.processes.len();
+    let count = world.plan.processes.iter().filter(|spec| !spec.later).count();
     let expected = format!("{count} processes in {} namespaces", world.plan.namespaces.len());
     if let Err(error) = world.up(progress).await {
         results.push(CheckResult::new("starts", expected, error.to_string(), false, begun.elapsed()));

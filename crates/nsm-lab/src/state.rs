@@ -185,6 +185,7 @@ pub(crate) fn sweep(store: &Store, state: &State) -> Result<()> {
             nsm_linux::netns::delete_named(name)?;
         }
     }
+    crate::faults::unmount_disk(&crate::plan::Files::new(&state.dir).state());
     let _ = fs::remove_dir_all(&state.dir);
     store.remove(&state.lab);
     Ok(())

@@ -4,6 +4,7 @@
 //! ([`crate::checks`]).
 
 use crate::{
+    faults::{mount_disk, unmount_disk},
     look::Look,
     places::Places,
     plan::{Files, Plan, Role, TOOL, init_client, plan, registry_url, unix},
@@ -107,6 +108,7 @@ impl World {
         for name in self.plan.namespaces.clone() {
             self.places.make(&name)?;
         }
+        self.file.lab.state_bytes.map_or(Ok(()), |bytes| mount_disk(&self.files.state(), bytes))?;
         for (name, text) in crate::plan::files(&self.file.lab) {
             self.write(&name, &text)?;
         }
@@ -122,11 +124,11 @@ impl World {
             self.stage(role, progress).await?;
         }
         let (later, first): (Vec<Client>, Vec<Client>) = self.file.lab.clients.iter().cloned().partition(|client| client.expect_refusal);
-        for client in first {
+        for client in first.into_iter().filter(|client| !client.later) {
             progress.step(&format!("client {}", client.name));
             self.client(&client).await?;
         }
-        for client in later {
+        for client in later.into_iter().filter(|client| !client.later) {
             let spec = self.spec(&client.name)?;
             self.start(&spec)?;
         }
@@ -136,7 +138,7 @@ impl World {
     /// Starts all of one role at once and waits until each is ready.
     async fn stage(&mut self, role: Role, progress: &Progress) -> Result<()> {
         progress.step(role.as_str());
-        let specs: Vec<_> = self.plan.processes.iter().filter(|spec| spec.role == role).cloned().collect();
+        let specs: Vec<_> = self.plan.processes.iter().filter(|spec| spec.role == role && !spec.later).cloned().collect();
         // Prefixes are lent in the order of asking, and the author wants to know them.
         let in_turn = role == Role::Endpoint && !self.file.lab.prefix_servers.is_empty();
         for spec in &specs {
@@ -181,6 +183,21 @@ impl World {
     /// Ends one process, starts it again and waits until it serves.
     pub(crate) async fn restart(&mut self, name: &str, ending: Ending) -> Result<()> {
         self.end(name, ending).await?;
+        self.begin(name).await
+    }
+
+    /// Starts a process that does not run, and waits until it serves.
+    pub(crate) async fn begin(&mut self, name: &str) -> Result<()> {
+        if let Some(process) = self.processes.get_mut(name)
+            && !process.has_ended()
+        {
+            return Err(process.failed("runs already".to_owned()));
+        }
+        if !self.processes.contains_key(name)
+            && let Some(client) = self.file.lab.client(name).cloned()
+        {
+            return self.client(&client).await;
+        }
         let spec = self.spec(name)?;
         self.start(&spec)?;
         self.save()?;
@@ -190,7 +207,7 @@ impl World {
         if forgets { self.services().await } else { Ok(()) }
     }
 
-    fn spec(&self, name: &str) -> Result<crate::plan::Spec> {
+    pub(crate) fn spec(&self, name: &str) -> Result<crate::plan::Spec> {
         let spec = self.plan.processes.iter().find(|spec| spec.name == name);
         spec.cloned().ok_or_else(|| Error::internal(format!("process {name:?}"), "is not in the plan"))
     }
@@ -321,6 +338,7 @@ impl World {
         left.extend(self.strangers());
         left.extend(self.places.delete());
         left.extend(self.unexpected_files());
+        unmount_disk(&self.files.state());
         if self.setting.keep {
             progress.remark(&format!("logs of {} are in {}", self.file.lab.name, self.files.dir().join("log").display()));
         } else if let Err(error) = fs::remove_dir_all(self.files.dir()) {

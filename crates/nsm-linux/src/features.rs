@@ -95,6 +95,6 @@ fn redirect(at: &Netns) -> Result<()> {
 }
 
 fn tun(at: &Netns) -> Result<()> {
-    let tried = netns::run_in_blocking(at, || sys::open_tun(c"probe-tun"))?;
+    let tried = netns::run_in_blocking(at, || sys::open_tun(c"probe-tun", sys::Passes::Packets))?;
     tried.map(|_| ()).map_err(|errno| crate::error::refused("/dev/net/tun", "make a device", errno))
 }

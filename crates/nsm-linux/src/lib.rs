@@ -7,6 +7,7 @@
 //! a socket remembers the namespace in which it was opened, so all later work happens from the threads at home.
 
 mod admit;
+pub mod echoes;
 mod error;
 mod features;
 pub mod find;
@@ -23,6 +24,7 @@ mod snapshot;
 pub mod sniff;
 #[allow(unsafe_code)]
 mod sys;
+pub mod tap;
 mod tunnels;
 mod uapi;
 mod wireguard;

@@ -9,7 +9,7 @@ use crate::{
     link::{self, Link, link_fixed},
     netns, nft,
     nl::{Message, Refusal, Socket},
-    snapshot,
+    rule, snapshot,
     uapi::*,
 };
 use ipnet::IpNet;
@@ -257,6 +257,27 @@ impl Net {
     pub fn route_delete(&self, prefix: IpNet, via: Option<IpAddr>, dev: &str) -> Result<()> {
         let message = inet::route_message(RTM_DELROUTE, RTPROT_STATIC, prefix, via, self.link(dev)?.index);
         self.change(&format!("route {prefix} through {dev}"), "remove it", message)
+    }
+    /// Takes away every route of the main table to `prefix` through `dev`, whoever made it. Says how many there were.
+    pub fn routes_remove(&self, prefix: IpNet, dev: &str) -> Result<usize> {
+        let index = self.link(dev)?.index;
+        let filter = RouteFilter { table: RT_TABLE_MAIN, ..RouteFilter::default() };
+        let found = inet::routes(&mut self.socket(), filter).map_err(self.explain("routes", "list them"))?;
+        let meant: Vec<_> = found.iter().filter(|route| route.index == index && route.prefix == prefix.trunc()).collect();
+        for route in &meant {
+            let message = inet::route_message(RTM_DELROUTE, route.protocol, prefix, route.via, index);
+            self.change(&format!("route {prefix} through {dev}"), "remove it", message)?;
+        }
+        Ok(meant.len())
+    }
+    /// Takes away every rule that sends packets to this table, whoever made it. Says how many there were.
+    pub fn rules_remove(&self, table: u32) -> Result<usize> {
+        let found = rule::rules(&mut self.socket()).map_err(self.explain("rules", "list them"))?;
+        let meant: Vec<_> = found.iter().filter(|rule| rule.table == table).collect();
+        for rule in &meant {
+            self.change(&format!("rule to table {table}"), "remove it", rule.message(RTM_DELRULE))?;
+        }
+        Ok(meant.len())
     }
     /// Adds a permanent neighbour, or corrects it.
     pub fn neighbor_add(&self, dev: &str, ip: IpAddr, mac: MacAddr) -> Result<()> {

@@ -190,7 +190,7 @@ impl Pinger {
 }
 
 /// An ICMP socket in the namespace of this thread, and whether it is a raw one.
-fn open_icmp(options: &PingOptions) -> Result<(OwnedFd, bool)> {
+pub(crate) fn open_icmp(options: &PingOptions) -> Result<(OwnedFd, bool)> {
     let (family, protocol) =
         if options.to.is_ipv4() { (AddressFamily::INET, ipproto::ICMP) } else { (AddressFamily::INET6, ipproto::ICMPV6) };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -285,7 +285,7 @@ fn is_answer(packet: &[u8], shape: Shape, cookie: [u8; COOKIE_BYTES]) -> bool {
 }
 
 /// The Internet checksum.
-fn checksum(bytes: &[u8]) -> u16 {
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !((folded & 0xffff) + (folded >> 16)) as u16

@@ -83,16 +83,27 @@ pub(crate) fn try_unshare(flags: rustix::thread::UnshareFlags) -> Result<(), Err
     }
 }
 
-/// A TUN device of this name in the namespace of the calling thread; it ends with the descriptor.
-pub(crate) fn open_tun(name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
-    let fd = rustix::fs::open("/dev/net/tun", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+/// What passes a device of which a process is the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Passes {
+    /// IP packets: TUN.
+    Packets,
+    /// Ethernet frames: TAP.
+    Frames,
+}
+
+/// A TUN or TAP device of this name in the namespace of the calling thread; it ends with the descriptor, which never blocks.
+pub(crate) fn open_tun(name: &std::ffi::CStr, passes: Passes) -> Result<OwnedFd, Errno> {
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
+    let fd = rustix::fs::open("/dev/net/tun", flags, rustix::fs::Mode::empty())?;
     // SAFETY: all-zero bytes are a valid ifreq: arrays and integers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let room = request.ifr_name.len() - 1;
     for (place, byte) in request.ifr_name.iter_mut().zip(name.to_bytes().iter().take(room)) {
         *place = *byte as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    let kind = if passes == Passes::Frames { libc::IFF_TAP } else { libc::IFF_TUN };
+    request.ifr_ifru.ifru_flags = (kind | libc::IFF_NO_PI) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which lives until the call returns.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &raw mut request) };
     if result == 0 { Ok(fd) } else { Err(last_errno()) }

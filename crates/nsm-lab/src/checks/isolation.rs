@@ -3,8 +3,9 @@
 
 use super::Seen;
 use crate::{
+    judges::Spot,
     places::{Place, Places},
-    plan::FABRIC,
+    plan::{Cable, FABRIC, Plan},
     world::World,
 };
 use nsm_api::{Error, Kind, Result};
@@ -28,8 +29,6 @@ const QUIET: Duration = Duration::from_millis(20);
 /// Kind of a link whose packets travel inside others between two nodes.
 const TUNNEL: &str = "vxlan";
 
-/// Namespace and interface.
-type Spot = (String, String);
 /// The numbers of the probes seen at each interface where any was.
 type Sightings = BTreeMap<Spot, Vec<u32>>;
 
@@ -92,8 +91,13 @@ fn underlay(world: &World, pods: [&str; 2]) -> BTreeSet<Spot> {
     let nodes: BTreeSet<String> =
         all.filter(|(pod, _)| pods.contains(&lab.namespace(pod).as_str())).map(|(_, node)| lab.namespace(node)).collect();
     let fabric = lab.namespace(FABRIC);
-    let cables = world.plan.cables.iter().filter(|cable| cable.a.netns == fabric && nodes.contains(&cable.b.netns));
-    cables.flat_map(|cable| [&cable.a, &cable.b]).map(|end| (end.netns.clone(), end.interface.clone())).collect()
+    links(&world.plan, |cable| cable.a.netns == fabric && nodes.contains(&cable.b.netns))
+}
+
+/// Both ends of these cables.
+pub(super) fn links(plan: &Plan, which: impl Fn(&Cable) -> bool) -> BTreeSet<Spot> {
+    let ends = plan.cables.iter().filter(|cable| which(cable)).flat_map(|cable| [&cable.a, &cable.b]);
+    ends.map(|end| (end.netns.clone(), end.interface.clone())).collect()
 }
 
 /// Sends the probes, one after the other, and tells where each was seen. A probe that is lost is the last.

@@ -3,6 +3,7 @@
 //! A check of a state is looked at again until it holds or its bound is over. A check that sends packets is tried once:
 //! a vWire that is reported up must carry the first packet.
 
+mod descriptors;
 mod isolation;
 mod life;
 mod mesh;
@@ -74,10 +75,10 @@ fn is_tried_once(check: &Check) -> bool {
     match check {
         Check::Ping { .. } | Check::Tcp { .. } | Check::Isolation { .. } | Check::App { .. } => true,
         Check::Lasts { within, .. } => within.is_none(),
-        Check::Kill { .. } | Check::End { .. } | Check::Restart { .. } => true,
-        Check::Write { .. } | Check::Apply { .. } | Check::Steady { .. } => true,
+        Check::Kill { .. } | Check::End { .. } | Check::Restart { .. } | Check::Do(_) => true,
+        Check::Write { .. } | Check::Apply { .. } | Check::Steady(_) => true,
         Check::Interface { .. } | Check::Addresses { .. } | Check::Route { .. } | Check::Connections { .. } => false,
-        Check::Way { .. } | Check::Resolves { .. } | Check::ResolvConf { .. } => false,
+        Check::Way { .. } | Check::Resolves { .. } | Check::ResolvConf { .. } | Check::Descriptors { .. } => false,
         Check::Ready { .. } | Check::Refusal { .. } | Check::Close { .. } | Check::Unchanged { .. } => false,
     }
 }
@@ -107,7 +108,9 @@ async fn look(world: &mut World, check: &Check) -> Result<Seen> {
         Check::Restart { process, ending } => world.restart(process, *ending).await.map(|()| Seen::new(true, "ready again")),
         Check::Refusal { client, hop, contains } => mesh::refusal(world, client, hop.as_deref(), contains),
         Check::Lasts { client, interface, span, .. } => life::lasts(world, client, interface, *span).await,
-        Check::Steady { client, interface, to, restarts, lost } => steady::steady(world, (client, interface, *to), restarts, *lost).await,
+        Check::Do(fault) => world.fault(fault).await.map(|()| Seen::new(true, "done")),
+        Check::Steady(asked) => steady::steady(world, asked).await,
+        Check::Descriptors { spare } => descriptors::descriptors(world, *spare).await,
         Check::Kill { client } => life::kill(world, client).await,
         Check::Close { client } => mesh::closed(world, client).await,
     }

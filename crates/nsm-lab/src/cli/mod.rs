@@ -19,13 +19,15 @@ use nsm_linux::netns;
 use std::{
     io::IsTerminal,
     os::unix::{net::UnixDatagram, process::CommandExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 /// How long a lab in the background may take to come up or to end.
 const BACKGROUND_BOUND: Duration = Duration::from_secs(60);
+/// How deep directories in a directory are looked through.
+const MAX_DEPTH: usize = 4;
 /// Lab files of one command.
 const MAX_FILES: usize = 1000;
 
@@ -111,26 +113,28 @@ fn read_all(paths: &[PathBuf], filter: Option<&str>) -> Result<Vec<LabFile>> {
     Ok(labs)
 }
 
-/// Files as they are; of a directory its YAML files by name.
+/// Files as they are; of a directory its YAML files and those of the directories in it, by name.
 fn lab_paths(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for path in paths {
-        if !path.is_dir() {
-            all.push(path.clone());
-            continue;
-        }
-        let entries = std::fs::read_dir(path).map_err(|error| {
-            Error::invalid(format!("directory {}", path.display()), format!("cannot be read: {error}"), "name a readable one")
-        })?;
-        let is_yaml = |path: &PathBuf| path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml");
-        let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_yaml).collect();
-        found.sort();
-        all.extend(found);
+        if path.is_dir() { below(path, MAX_DEPTH, &mut all)? } else { all.push(path.clone()) }
     }
     if all.len() > MAX_FILES {
         return Err(Error::invalid("lab files", format!("there are {}, the limit is {MAX_FILES}", all.len()), "run fewer at a time"));
     }
     Ok(all)
+}
+
+fn below(dir: &Path, depth: usize, all: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = std::fs::read_dir(dir).map_err(|error| {
+        Error::invalid(format!("directory {}", dir.display()), format!("cannot be read: {error}"), "name a readable one")
+    })?;
+    let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    found.sort();
+    let (dirs, files): (Vec<_>, Vec<_>) = found.into_iter().partition(|path| path.is_dir());
+    all.extend(files.into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml")));
+    let deeper = if depth > 0 { dirs } else { Vec::new() };
+    deeper.iter().try_for_each(|dir| below(dir, depth - 1, all))
 }
 
 fn up_here(args: &UpArgs) -> Result<bool> {
@@ -230,12 +234,13 @@ mod tests {
     fn directories_give_their_yaml_files_by_name() {
         let dir = std::env::temp_dir().join(format!("nsm-lab-paths-{}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
-        for name in ["b.yaml", "a.yml", "notes.md"] {
+        std::fs::create_dir(dir.join("0")).unwrap();
+        for name in ["b.yaml", "a.yml", "notes.md", "0/c.yaml"] {
             std::fs::write(dir.join(name), "").unwrap();
         }
         let names: Vec<_> =
             lab_paths(std::slice::from_ref(&dir)).unwrap().iter().map(|path| path.file_name().unwrap().to_owned()).collect();
-        assert_eq!(names, ["a.yml", "b.yaml"]);
+        assert_eq!(names, ["a.yml", "b.yaml", "c.yaml"]);
         let error = read_all(std::slice::from_ref(&dir), None).unwrap_err().to_string();
         assert!(error.contains("a.yml") && error.contains("b.yaml"), "{error}");
         std::fs::remove_dir_all(dir).unwrap();

@@ -1,6 +1,6 @@
 //! Reads one check: a map with one key.
 
-use super::{ADDRESS, PREFIX, fields::Fields};
+use super::{ADDRESS, PREFIX, faults, fields::Fields};
 use crate::schema::{Check, Connections, Ending, Expect, Of, Sought, Span};
 use hickory_proto::rr::Name;
 use nsm_linux::{net::Packet, probe::MAX_PING_BYTES};
@@ -20,7 +20,7 @@ const MIN_SIZE: usize = 8;
 /// Longest time of a check.
 const MAX_SPAN: Span = Span(Duration::from_secs(600));
 const KINDS: &str = "ping, tcp, interface, addresses, route, way, resolves, resolvConf, connections, ready, refusal, app, close, lasts, \
-     kill, end, restart, steady, write, apply, isolation, unchanged";
+     kill, end, restart, steady, write, apply, isolation, unchanged, descriptors, stop, continue, start, death, link, remove, down, disk, wait";
 
 /// Reads a check; `None` when it cannot be one (noted).
 pub(super) fn check(outer: Fields<'_>) -> Option<Check> {
@@ -49,7 +49,13 @@ pub(super) fn check(outer: Fields<'_>) -> Option<Check> {
         "kill" => Some(Check::Kill { client: fields.need_text("client") }),
         "end" => Some(Check::End { process: fields.need_text("process"), ending: ending(&mut fields) }),
         "restart" => Some(Check::Restart { process: fields.need_text("process"), ending: ending(&mut fields) }),
-        "steady" => steady(&mut fields),
+        "steady" => faults::steady(&mut fields),
+        "descriptors" => {
+            Some(Check::Descriptors { spare: fields.parse("spare", "a number of descriptors").unwrap_or(faults::SPARE_DESCRIPTORS) })
+        }
+        "stop" | "continue" | "start" | "death" | "link" | "remove" | "down" | "disk" | "wait" => {
+            faults::fault(kind, &mut fields).map(Check::Do)
+        }
         "isolation" => isolation(&mut fields),
         "unchanged" => Some(Check::Unchanged { pods: fields.texts("pods") }),
         _ => {
@@ -185,16 +191,6 @@ fn app(fields: &mut Fields<'_>) -> Option<Check> {
     Some(Check::App { client, interface, route, reaches: fields.flag("reaches", false) })
 }
 
-fn steady(fields: &mut Fields<'_>) -> Option<Check> {
-    let (client, interface) = (fields.need_text("client"), fields.need_text("interface"));
-    let (to, restarts) = (fields.need("to", ADDRESS), fields.texts("restarts"));
-    if restarts.is_empty() {
-        fields.wrong("restarts", "is missing, must name at least one process");
-    }
-    let lost = fields.parse("lost", "a number of echoes").unwrap_or(0);
-    Some(Check::Steady { client, interface, to: to?, restarts, lost })
-}
-
 fn lasts(fields: &mut Fields<'_>) -> Option<Check> {
     let (client, interface) = (fields.need_text("client"), fields.need_text("interface"));
     if fields.take("for").is_none() {
@@ -204,7 +200,7 @@ fn lasts(fields: &mut Fields<'_>) -> Option<Check> {
     Some(Check::Lasts { client, interface, span: span(fields, "for")?, within })
 }
 
-fn span(fields: &mut Fields<'_>, key: &'static str) -> Option<Span> {
+pub(super) fn span(fields: &mut Fields<'_>, key: &'static str) -> Option<Span> {
     let span: Option<Span> = fields.parse(key, "a time as 8s or 500ms");
     if span.is_some_and(|span| span > MAX_SPAN) {
         fields.wrong(key, format!("is too long, must be at most {MAX_SPAN}"));

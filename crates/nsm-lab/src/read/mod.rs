@@ -4,6 +4,7 @@
 //! handed to it unchanged.
 
 mod checks;
+mod faults;
 mod fields;
 mod pods;
 mod verify;
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// A lab with the services of its file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LabFile {
     /// Where it came from.
     pub path: PathBuf,
@@ -109,6 +110,8 @@ fn lab(value: &Value, notes: &Notes) -> Lab {
         prefix_servers: spec.maps("prefixServers").into_iter().filter_map(pods::prefix_server).collect(),
         underlay: spec.one_of("underlay", &[("ipv4", Underlay::V4), ("ipv6", Underlay::V6)]).unwrap_or(Underlay::V4),
         underlay_mtu: spec.parse("underlayMtu", "a number of bytes"),
+        link_seed: spec.parse("linkSeed", "a number"),
+        state_bytes: spec.parse("stateBytes", "a number of bytes"),
         files: spec.labels("files"),
         nodes: spec.maps("nodes").into_iter().map(node).collect(),
         endpoints: spec.maps("endpoints").into_iter().map(endpoint).collect(),
@@ -171,6 +174,7 @@ fn endpoint(mut fields: Fields<'_>) -> Endpoint {
         dns: fields.maps("dns").into_iter().map(pods::dns_servers).collect(),
         names: fields.named("names", ADDRESS),
         lifetime: fields.text("lifetime"),
+        later: fields.flag("later", false),
         part: part_of(&mut fields),
     };
     fields.finish();
@@ -187,6 +191,7 @@ fn client(mut fields: Fields<'_>) -> Client {
         mode: fields.one_of("mode", &[("stay", Mode::Stay), ("init", Mode::Init)]).unwrap_or(Mode::Stay),
         app: fields.optional_map("app").map(app),
         expect_refusal: fields.flag("expectRefusal", false),
+        later: fields.flag("later", false),
         manager: fields.text("manager"),
         awareness: fields.lists("awareness"),
         resolv_conf: fields.text("resolvConf"),

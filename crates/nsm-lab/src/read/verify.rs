@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 /// Notes every mistake that needs more than one key to see.
 pub(super) fn verify(lab: &Lab, notes: &Notes) {
-    name("metadata.name", &lab.name, notes);
+    legal_name("metadata.name", &lab.name, MAX_LAB_NAME, notes);
     if lab.nodes.is_empty() {
         notes.note("spec.nodes", "is empty, must have at least one node");
     }
@@ -62,9 +62,13 @@ fn bound(at: &str, count: usize, limit: usize, notes: &Notes) {
 }
 
 fn name(at: &str, name: &str, notes: &Notes) {
+    legal_name(at, name, MAX_NAME, notes);
+}
+
+fn legal_name(at: &str, name: &str, limit: usize, notes: &Notes) {
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(legal) || name.starts_with('-') {
-        notes.note(at, format!("is {name:?}, must be 1 to {MAX_NAME} of a-z 0-9 - and not begin with -"));
+    if name.is_empty() || name.len() > limit || !name.chars().all(legal) || name.starts_with('-') {
+        notes.note(at, format!("is {name:?}, must be 1 to {limit} of a-z 0-9 - and not begin with -"));
     }
 }
 
@@ -179,16 +183,13 @@ fn one_check(at: &str, check: &Check, places: &BTreeSet<&str>, (lab, notes): (&L
                 notes.note(at, format!("client {client:?} has no app"));
             }
         }
-        Check::End { process, .. } | Check::Restart { process, .. } => {
-            let processes: Vec<String> = lab.processes().collect();
-            known(at, process, &processes.iter().map(String::as_str).collect(), notes);
+        Check::End { process, .. } | Check::Restart { process, .. } => process_known(at, process, (lab, notes)),
+        Check::Do(fault) => one_fault(at, fault, places, (lab, notes)),
+        Check::Steady(steady) => {
+            known(at, &steady.client, &clients, notes);
+            steady.faults.iter().enumerate().for_each(|(i, fault)| one_check(&format!("{at}.faults[{i}]"), fault, places, (lab, notes)));
         }
-        Check::Steady { client, restarts, .. } => {
-            known(at, client, &clients, notes);
-            let processes: Vec<String> = lab.processes().collect();
-            let names = processes.iter().map(String::as_str).collect();
-            restarts.iter().for_each(|process| known(at, process, &names, notes));
-        }
+        Check::Descriptors { .. } => {}
         Check::Way { pod, .. } => known(at, pod, places, notes),
         Check::Resolves { pod, .. } | Check::ResolvConf { pod, .. } => {
             known(at, pod, &clients, notes);
@@ -199,5 +200,31 @@ fn one_check(at: &str, check: &Check, places: &BTreeSet<&str>, (lab, notes): (&L
         Check::Write { file, .. } => file_name(at, file, notes),
         Check::Apply { .. } => {}
         Check::Unchanged { pods } => pods.iter().for_each(|pod| known(at, pod, places, notes)),
+    }
+}
+
+fn process_known(at: &str, process: &str, (lab, notes): (&Lab, &Notes)) {
+    let processes: Vec<String> = lab.processes().collect();
+    known(at, process, &processes.iter().map(String::as_str).collect(), notes);
+}
+
+fn one_fault(at: &str, fault: &Fault, places: &BTreeSet<&str>, (lab, notes): (&Lab, &Notes)) {
+    let nodes: BTreeSet<&str> = lab.nodes.iter().map(|node| node.name.as_str()).collect();
+    match fault {
+        Fault::Stop { process } | Fault::Continue { process } | Fault::Start { process } => process_known(at, process, (lab, notes)),
+        Fault::Death { pod } => {
+            let endpoints = lab.endpoints.iter().map(|endpoint| endpoint.name.as_str());
+            let pods = endpoints.chain(lab.clients.iter().map(|client| client.name.as_str())).collect();
+            known(at, pod, &pods, notes);
+        }
+        Fault::Remove { pod, .. } | Fault::Down { pod, .. } => known(at, pod, places, notes),
+        Fault::Link { node, fault } => {
+            [node].into_iter().chain(&fault.peer).for_each(|node| known(at, node, &nodes, notes));
+            if lab.link_seed.is_none() {
+                notes.note(at, "needs links that can be faulty; give the lab a linkSeed");
+            }
+        }
+        Fault::Disk { .. } if lab.state_bytes.is_none() => notes.note(at, "needs a disk of its own; give the lab stateBytes"),
+        Fault::Disk { .. } | Fault::Wait { .. } => {}
     }
 }

@@ -1,5 +1,6 @@
 //! The closed list of checks, and how each is called in a table.
 
+use super::{Fault, Steady};
 use ipnet::IpNet;
 use nsm_linux::net::Packet;
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
@@ -69,7 +70,7 @@ pub enum Of {
 }
 
 /// One check. The fields are explained in the table of [`crate::schema`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum Check {
     Ping { from: String, to: IpAddr, count: u32, expect: Expect, size: usize, whole: bool },
@@ -91,7 +92,9 @@ pub enum Check {
     Kill { client: String },
     End { process: String, ending: Ending },
     Restart { process: String, ending: Ending },
-    Steady { client: String, interface: String, to: IpAddr, restarts: Vec<String>, lost: u32 },
+    Do(Fault),
+    Steady(Box<Steady>),
+    Descriptors { spare: usize },
     Isolation { from: String, to: IpAddr, at: Option<String> },
     Unchanged { pods: Vec<String> },
 }
@@ -139,6 +142,10 @@ pub struct Connections {
 }
 
 impl Check {
+    /// It does something, and then holds.
+    pub fn acts(&self) -> bool {
+        matches!(self, Check::Do(_) | Check::End { .. } | Check::Restart { .. } | Check::Write { .. } | Check::Apply { .. })
+    }
     /// The words in the column `expected`.
     pub fn expected(&self) -> String {
         match self {
@@ -168,8 +175,9 @@ impl Check {
             Check::Kill { .. } => "nothing remains once its token has expired".to_owned(),
             Check::End { .. } => "ended".to_owned(),
             Check::Restart { .. } => "ready again".to_owned(),
-            Check::Steady { lost: 0, .. } => "no echo lost, same interface".to_owned(),
-            Check::Steady { lost, .. } => format!("at most {lost} echoes lost, same interface"),
+            Check::Do(_) => "done".to_owned(),
+            Check::Steady(steady) => steady.expected(),
+            Check::Descriptors { .. } => "those of living pods, and few".to_owned(),
             Check::Isolation { .. } => "once at its two ends, nowhere else".to_owned(),
             Check::Unchanged { .. } => "as before the start".to_owned(),
         }
@@ -202,10 +210,10 @@ impl fmt::Display for Check {
             Check::Lasts { client, interface, .. } => write!(f, "{interface} of {client} lasts"),
             Check::Kill { client } => write!(f, "{client} is killed"),
             Check::End { process, ending } => write!(f, "{process} is ended by {ending}"),
-            Check::Restart { process, ending } => write!(f, "{process} is ended by {ending} and started again"),
-            Check::Steady { client, interface, restarts, .. } => {
-                write!(f, "{interface} of {client} while SIGKILL hits {}", restarts.join(", "))
-            }
+            Check::Restart { process, ending } => write!(f, "{process} is restarted by {ending}"),
+            Check::Do(fault) => fault.fmt(f),
+            Check::Steady(steady) => steady.fmt(f),
+            Check::Descriptors { .. } => f.write_str("descriptors of all processes"),
             Check::Isolation { from, to, .. } => write!(f, "isolation of {from} to {to}"),
             Check::Unchanged { pods } => write!(f, "kernel objects of {}", pods.join(", ")),
         }

@@ -7,7 +7,7 @@
 //! apiVersion: networkservicemesh.io/v1
 //! kind: Lab
 //! metadata:
-//!   name: hello                       # up to 24 of a-z 0-9 -; namespaces are called hello-<node> and hello-<pod>
+//!   name: hello                       # up to 36 of a-z 0-9 -; namespaces are called hello-<node> and hello-<pod>
 //! spec:
 //!   trustDomain: lab.nsm              # default
 //!   identity: {program: [../bin/spiffe]}              # the Workload API; left out: our own
@@ -19,6 +19,8 @@
 //!     env: {}                         # any further setting of the process, and `program` as everywhere
 //!   underlay: ipv6                    # the network that joins the nodes; IPv4 when left out
 //!   underlayMtu: 1400                 # its largest packet; 1500 when left out
+//!   linkSeed: 7                       # the links of the nodes can lose, delay, ... by this chance, see `link`; plain cables when left out
+//!   stateBytes: 262144                # the journals have a disk of their own of this size, see `disk`
 //!   files:                            # files in a directory of the lab; `{files}` in any setting stands for that directory
 //!     notes.txt: some text
 //!   nodes:
@@ -46,6 +48,7 @@
 //!     dns: [{servers: [172.16.1.100], search: [corp.example]}]   # name servers that its clients learn
 //!     names: {db.corp.example: 172.31.0.10}   # a name server in its pod, on port 53 of each address, knows these and no others
 //!     lifetime: 10m                   # of its tokens
+//!     later: true                     # it starts only when a `start` says so; clients likewise
 //!     env: {NSM_LOG_LEVEL: DEBUG}     # any further setting of the process
 //!     program: [../bin/icmp-nse]      # somebody else's program plays it; see below
 //!   clients:                          # each is a pod; they start in this order, each when the one before is ready
@@ -103,7 +106,9 @@
 //! | `refusal: {client, hop, contains: []}` | its last try ended in a sentence by that hop with these words |
 //! | `app: {client, interface, route, reaches: true}` | the application saw this at its very first look, and its peer answered |
 //! | `close: {client}` | after SIGTERM nothing of its vWires remains in any namespace or manager |
-//! | `steady: {client, interface, to, restarts: [process, ...], lost: 0}` | while each of these processes is killed and started again, one after the other, echoes go to and fro over this vWire without a break; none is lost, or at most so many; the interface stays the same |
+//! | `steady: {client, interface, to, faults: [], repeat: 1, lost: 0, silent, same: true}` | while these faults happen one after the other, so many times, echoes go to and fro over this vWire; none is lost, or at most so many, or, with `silent: 2s` instead, there is never so long without one; the interface stays the same. No two pods get one address meanwhile, and no echo strays |
+//! | `steady: {client, interface, to, restarts: [process, ...]}` | the same; the faults are that each of these is killed and started again |
+//! | `descriptors: {spare: 50}` | no process of ours keeps a namespace open in which no process lives, nor more descriptors than two for each connection and so many |
 //! | `isolation: {from, to, at}` | probes sent on this vWire are seen at its two ends and nowhere else; `at` is the pod at the far end, where several have that address |
 //! | `lasts: {client, interface, for: 8s, within: 30s}` | all that time echoes over this vWire come back, its interface stays the same, and its path's tokens are renewed; with `within`, it is tried again until then |
 //! | `kill: {client}` | after SIGKILL nothing of its vWires remains anywhere as soon as its token has expired |
@@ -116,14 +121,30 @@
 //! | `apply: {service: {}}` | this NetworkService, in full as users write it, is registered, new or changed |
 //! | `unchanged: {pods: []}` | the kernel objects of these pods are those from before any process ran |
 //!
+//! Some do something, and hold when it is done. They may also be the faults of `steady`, as may `end`, `restart`, `write` and
+//! `apply`:
+//!
+//! | does | what |
+//! |---|---|
+//! | `stop: {process}`, `continue: {process}` | SIGSTOP, SIGCONT |
+//! | `start: {process}` | starts it when it has ended, or was to be `later`, and waits until it serves |
+//! | `death: {pod}` | the process is killed and all its interfaces vanish, as those of a namespace do |
+//! | `link: {node, loss: 5, duplicate: 2, reorder: 1, delay: 50ms, jitter: 30ms, mtu: 1300, direction: in, only: tcp, peer: node-2}` | from now on the link of this node is so, and good but for that; percents, and bytes of an IP packet. `loss: 100` parts the node from all others, or from one `peer`; `direction: in` or `out` is one way only; `only` is `tcp` or `udp` |
+//! | `remove: {pod, interface, address}` | somebody removes this address; without one, or a `route: prefix`, the interface; `remove: {pod, table: 1}`: the rules to this table |
+//! | `down: {pod, interface}` | somebody sets the interface down; without one, all that the mesh made |
+//! | `disk: {full: true}` | the disk of the journals is filled, or has room again |
+//! | `wait: {for: 2s}` | nothing, so long |
+//!
 //! A check waits for its state with a bound; `ping`, `tcp`, `lasts`, `steady` and `isolation` must hold at once, because a vWire
 //! that is reported up carries packets.
 //!
 //! Not here: reading ([`crate::read()`]) and what processes come of it ([`crate::plan`]).
 
 mod check;
+mod fault;
 
 pub use check::{Check, Connections, Ending, Expect, Of, Sought, Span};
+pub use fault::{Direction, Fault, LinkFault, Only, Removal, Steady};
 
 use ipnet::IpNet;
 use nsm_api::Labels;
@@ -132,8 +153,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-/// Characters of a lab's, node's or pod's name.
+/// Characters of a node's or pod's name.
 pub const MAX_NAME: usize = 24;
+/// Characters of a lab's name.
+pub const MAX_LAB_NAME: usize = 36;
 /// Nodes of one lab: they share one /24.
 pub const MAX_NODES: usize = 200;
 /// Endpoints, clients and hosts of one lab together.
@@ -146,7 +169,7 @@ pub const MAX_FILES: usize = 100;
 pub const UNDERLAY_MTUS: std::ops::RangeInclusive<u32> = 1280..=9000;
 
 /// One lab as written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Lab {
     /// Its name; unique among the labs that run.
     pub name: String,
@@ -162,6 +185,10 @@ pub struct Lab {
     pub underlay: Underlay,
     /// Its largest packet, bytes; the kernel's choice when unsaid.
     pub underlay_mtu: Option<u32>,
+    /// The chance that the links of the nodes play with; they are plain cables without.
+    pub link_seed: Option<u64>,
+    /// Bytes of the disk that journals are on; that of the machine when unsaid.
+    pub state_bytes: Option<u64>,
     /// Files in its directory: name and text.
     pub files: BTreeMap<String, String>,
     /// Nodes, in order.
@@ -271,6 +298,8 @@ pub struct Endpoint {
     pub routes: Vec<IpNet>,
     /// Policy routes its clients learn, as YAML.
     pub policy_routes: Option<String>,
+    /// It starts only when it is told to.
+    pub later: bool,
     /// Name servers its clients learn.
     pub dns: Vec<DnsServers>,
     /// What the name server in its pod knows; there is none without.
@@ -327,6 +356,8 @@ pub struct Client {
     pub app: Option<App>,
     /// It is not waited for.
     pub expect_refusal: bool,
+    /// It starts only when it is told to.
+    pub later: bool,
     /// Another socket than its manager's.
     pub manager: Option<String>,
     /// Service URLs that may have the same addresses, group by group.
