@@ -1,11 +1,16 @@
 //! Addresses and routes: what clients get from this endpoint, and what it brings along when it is a client itself.
 
+use super::remembered;
 use ipnet::IpNet;
 use nsm_api::*;
-use nsm_hop::role::{Draft, Reserve};
+use nsm_hop::{
+    journal::Agreed,
+    role::{Draft, Reserve},
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     net::IpAddr,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::watch;
@@ -32,6 +37,8 @@ impl Changes {
 #[derive(Debug, Default)]
 struct Net {
     current: Option<IpNet>,
+    /// A former process of this endpoint had it.
+    remembered: Option<IpNet>,
     former: VecDeque<IpNet>,
     used: BTreeMap<IpAddr, ConnectionId>,
 }
@@ -41,24 +48,40 @@ struct Net {
 pub struct Addresses {
     nets: Arc<Mutex<Vec<Net>>>,
     changes: Changes,
+    /// Keeps the prefixes over restarts.
+    file: Option<Arc<PathBuf>>,
 }
 
 impl Addresses {
     /// Prefixes of so many servers, none known yet.
     pub fn new(servers: usize, changes: Changes) -> Addresses {
-        Addresses { nets: Arc::new(Mutex::new((0..servers).map(|_| Net::default()).collect())), changes }
+        Addresses { nets: Arc::new(Mutex::new((0..servers).map(|_| Net::default()).collect())), changes, file: None }
+    }
+
+    /// With a file that says what a former process of this endpoint had, and that keeps what this one has.
+    pub fn remembering(mut self, file: PathBuf) -> Addresses {
+        for (net, prefix) in self.nets().iter_mut().zip(remembered::read(&file)) {
+            net.remembered = prefix;
+        }
+        self.file = Some(Arc::new(file));
+        self
     }
 
     /// The prefix that the server of this number lends. A new one is told to [`Changes`].
     pub fn set(&self, server: usize, prefix: IpNet) {
         let mut nets = self.nets();
         let Some(net) = nets.get_mut(server).filter(|net| net.current != Some(prefix)) else { return };
+        let had = net.current.replace(prefix).or(net.remembered);
+        net.remembered = Some(prefix);
         net.former.retain(|former| *former != prefix);
-        net.former.extend(net.current.replace(prefix));
+        net.former.extend(had.filter(|had| *had != prefix));
         if net.former.len() > MAX_FORMER {
             net.former.pop_front();
         }
         net.used.clear();
+        if let Some(file) = &self.file {
+            remembered::write(file, nets.iter().map(|net| net.remembered));
+        }
         drop(nets);
         self.changes.tell();
     }
@@ -66,6 +89,16 @@ impl Addresses {
     /// What the server of this number lends.
     pub fn current(&self, server: usize) -> Option<IpNet> {
         self.nets().get(server).and_then(|net| net.current)
+    }
+
+    /// What the server of this number is asked for: what it lends, or lent to a former process.
+    pub fn wanted(&self, server: usize) -> Option<IpNet> {
+        self.nets().get(server).and_then(|net| net.current.or(net.remembered))
+    }
+
+    /// Whether clients may still have addresses of a prefix that is not lent any more.
+    pub fn moved(&self) -> bool {
+        self.nets().iter().any(|net| !net.former.is_empty())
     }
 
     /// The endpoint's own addresses, one of each prefix.
@@ -175,7 +208,7 @@ fn addresses(prefix: &IpNet) -> impl Iterator<Item = IpAddr> {
 
 /// Whether the client is another endpoint of the network, which has addresses of its own. Its mark is that it names a
 /// name server of its own: one at its own address, or one with a connection that knows no endpoint yet.
-fn is_endpoint(context: &ConnectionContext) -> bool {
+pub fn is_endpoint(context: &ConnectionContext) -> bool {
     let (ip, dns) = (&context.ip_context, context.dns_context.as_ref());
     let mut servers = dns.into_iter().flat_map(|dns| &dns.configs).flat_map(|config| &config.dns_server_ips).peekable();
     let marked = servers.peek().is_some() && ip.dst_ip_addrs.is_empty() && !ip.src_ip_addrs.is_empty();
@@ -218,6 +251,19 @@ impl Reserve for Addresses {
         let committed = |address: &IpAddr| src.iter().any(|src| src.addr() == *address);
         for net in self.nets().iter_mut() {
             net.used.retain(|address, by| *by != connection.id || committed(address));
+        }
+    }
+
+    fn restore(&self, Agreed { connection, .. }: &Agreed) {
+        if is_endpoint(&connection.context) {
+            return; // it has addresses of its own
+        }
+        let had = || connection.context.ip_context.src_ip_addrs.iter().map(IpNet::addr);
+        for net in self.nets().iter_mut() {
+            let ours: Vec<IpAddr> = had().filter(|address| net.current.is_some_and(|prefix| prefix.contains(address))).collect();
+            for address in ours {
+                net.used.entry(address).or_insert_with(|| connection.id.clone());
+            }
         }
     }
 

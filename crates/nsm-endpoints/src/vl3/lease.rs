@@ -13,11 +13,11 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Never ends: holds what the server of this number lends, and comes back at once when the stream has ended, with the
-/// name of what it had. Meanwhile everything stays as it is: losing the control plane undoes nothing.
+/// name of what it had; a process that has started anew begins with that of its predecessor. Meanwhile everything stays as it is: losing the control plane undoes nothing.
 pub async fn lease(client: PrefixClient, server: usize, addresses: Addresses) {
     let mut pause = PAUSE.0;
     loop {
-        let request = PrefixRequest::Allocate { wanted: addresses.current(server), excluded: vec![] };
+        let request = PrefixRequest::Allocate { wanted: addresses.wanted(server), excluded: vec![] };
         match client.hold(request, Caller::within(PATIENCE)).await {
             Ok(mut held) => {
                 pause = PAUSE.0;

@@ -12,9 +12,10 @@ mod lease;
 mod mtu;
 mod names;
 mod peers;
+mod remembered;
 mod template;
 
-pub use addresses::{Addresses, Changes, Dialled, MAX_FORMER};
+pub use addresses::{Addresses, Changes, Dialled, MAX_FORMER, is_endpoint};
 pub use lease::lease;
 pub use mtu::{LARGEST, LeastMtu};
 pub use names::{Identify, Names, PeerNames};

@@ -2,7 +2,10 @@
 
 use super::Changes;
 use nsm_api::*;
-use nsm_hop::role::{Draft, Reserve};
+use nsm_hop::{
+    journal::Agreed,
+    role::{Draft, Reserve},
+};
 use std::sync::{
     Arc,
     atomic::{AtomicU32, Ordering},
@@ -37,6 +40,11 @@ impl Reserve for LeastMtu {
         let mtu = connection.context.mtu;
         if mtu > 0 && self.least.fetch_min(mtu, Ordering::Relaxed) > mtu {
             self.changes.tell();
+        }
+    }
+    fn restore(&self, Agreed { connection, .. }: &Agreed) {
+        if connection.context.mtu > 0 {
+            self.least.fetch_min(connection.context.mtu, Ordering::Relaxed); // all others have heard of it
         }
     }
     fn release(&self, _: &ConnectionId) {}

@@ -82,7 +82,10 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     forward(&here)?;
     let process = Process::start(&config.common, &context).await?;
     let changes = Changes::default();
-    let addresses = Addresses::new(servers.len(), changes.clone());
+    let mut addresses = Addresses::new(servers.len(), changes.clone());
+    if let Some(file) = process.state_file(&config.name, "prefixes") {
+        addresses = addresses.remembering(file);
+    }
     let mut tasks = JoinSet::new(); // ends with this function
     for (number, target) in servers.iter().enumerate() {
         tasks.spawn(lease(process.dialer.prefixes(target), number, addresses.clone()));
@@ -99,8 +102,10 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
         onward: Box::new(End),
         wiring: Box::new(NoWires),
     };
-    // Without a journal: a successor may get another prefix, and then all is agreed on anew.
-    let hop = Hop::new(config.role(&process, parts)?);
+    let hop = process.hop(config.role(&process, parts)?);
+    if addresses.moved() {
+        changes.tell(); // what was agreed with a former process is to be agreed on anew
+    }
     let dialled = Dialled::new(addresses);
     let labels_of_place = Environment(context.labels.clone());
     let mut client = Hop::new(origin(&config, &process, vec![Box::new(dialled.clone()), Box::new(labels_of_place), Box::new(least)])?);

@@ -188,3 +188,43 @@ fn no_address_is_held_twice() {
         }
     }
 }
+
+/// A18, I3: a successor asks for the same prefix, and what clients have of it is nobody else's.
+#[test]
+fn a_successor_has_what_its_predecessor_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("vl3.prefixes");
+    let open = || Addresses::new(2, Changes::default()).remembering(file.clone());
+    let former = open();
+    assert_eq!((former.wanted(0), former.moved()), (None, false));
+    former.set(0, net("172.16.1.0/24"));
+    former.set(1, net("2001:db8::1:0/112"));
+    let mut client = draft("a");
+    let had = asked(&former, &mut client);
+
+    let successor = open();
+    assert_eq!([0, 1].map(|server| successor.wanted(server)), [Some(net("172.16.1.0/24")), Some(net("2001:db8::1:0/112"))]);
+    assert!(!successor.complete(), "it has them when the servers say so");
+    successor.set(0, net("172.16.1.0/24"));
+    successor.set(1, net("2001:db8::1:0/112"));
+    let agreed = |draft: &Draft| {
+        let (connection, files) = (draft.connection.clone(), Files::default());
+        Agreed { connection, files, sent: None, asked_by: None, return_index: 0 }
+    };
+    successor.restore(&agreed(&client));
+    assert!(asked(&successor, &mut draft("b")).starts_with("172.16.1.2/32,2001:db8::1:2/128 "));
+    assert_eq!(asked(&successor, &mut client), had);
+    assert!(!successor.moved());
+
+    // The server has lent it to somebody else: what clients have of it is taken back.
+    let moved = open();
+    moved.set(0, net("172.16.7.0/24"));
+    moved.set(1, net("2001:db8::1:0/112"));
+    moved.restore(&agreed(&client));
+    assert!(moved.moved());
+    assert!(asked(&moved, &mut client).starts_with("2001:db8::1:1/128,172.16.7.1/32 "), "{}", shown(&client));
+    assert_eq!(open().wanted(0), Some(net("172.16.7.0/24")));
+
+    std::fs::write(&file, "no list").unwrap();
+    assert_eq!(open().wanted(0), None, "what cannot be read is not wanted");
+}
