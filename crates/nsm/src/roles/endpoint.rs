@@ -12,6 +12,7 @@ use super::{
 use crate::{
     context::Context,
     settings::{self, Opt, Settings, Shape},
+    shutdown::Shutdown,
     watched::{self, Watched},
 };
 use ipnet::IpNet;
@@ -25,7 +26,8 @@ use nsm_hop::{
     wiring::SpliceWiring,
 };
 use nsm_policy::PolicySet;
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep};
 
 /// Settings of `nsm endpoint icmp-responder`.
 pub const ICMP_RESPONDER: &[Opt] = &[
@@ -65,7 +67,7 @@ pub const ICMP_RESPONDER: &[Opt] = &[
         Shape::Text,
         "File with policy routes for its clients; read again when it changes",
     ),
-    Opt::accepted("idle-timeout", "NSM_IDLE_TIMEOUT"),
+    IDLE_TIMEOUT,
 ];
 /// Settings of `nsm endpoint passthrough`.
 pub const PASSTHROUGH: &[Opt] = &[
@@ -82,6 +84,7 @@ pub const PASSTHROUGH: &[Opt] = &[
     REGISTER_SERVICE,
     UNREGISTER,
     guard::CLIENT_POLICIES,
+    IDLE_TIMEOUT,
     Opt::new("client-labels", "NSM_CLIENT_LABELS", "", Shape::Map, "Labels of the onward Request, instead of the client's"),
 ];
 const NAME: Opt = Opt::new("name", "NSM_NAME", "icmp-server", Shape::Text, "Name of this process in paths and in the registry");
@@ -93,6 +96,10 @@ pub(super) const LABELS: Opt = Opt::new("labels", "NSM_LABELS", "", Shape::Map, 
 pub(super) const REGISTER_SERVICE: Opt =
     Opt::new("register-service", "NSM_REGISTER_SERVICE", "true", Shape::Bool, "Register the services, too");
 pub(super) const UNREGISTER: Opt = Opt::accepted("unregister-itself", "NSM_UNREGISTER_ITSELF");
+pub(super) const IDLE_TIMEOUT: Opt =
+    Opt::new("idle-timeout", "NSM_IDLE_TIMEOUT", "0", Shape::Duration, "End after so long without any client; 0: never");
+/// Looks within one idle time.
+const IDLE_LOOKS: u32 = 20;
 
 /// `nsm endpoint icmp-responder`
 pub async fn icmp_responder(mut settings: Settings, context: Context) -> Result<()> {
@@ -151,6 +158,7 @@ pub(super) struct Config {
     labels: Labels,
     register_service: bool,
     policies: PolicySet,
+    idle: Duration,
 }
 
 impl Config {
@@ -165,15 +173,18 @@ impl Config {
             labels: settings.map("labels"),
             register_service: settings.boolean("register-service"),
             policies: guard::client_policies(settings),
+            idle: if settings.has("idle-timeout") { settings.duration("idle-timeout") } else { Duration::ZERO },
         }
     }
 
     async fn serve(self, parts: Parts, context: Context) -> Result<()> {
         let process = Process::start(&self.common, &context).await?;
         let hop = process.hop(self.role(&process, parts)?);
-        let (served, registration) = self.open(&process, hop, &context).await?;
+        let (served, registration) = self.open(&process, hop.clone(), &context).await?;
         context.notify.ready();
+        let idle = tokio::spawn(end_when_idle(hop, self.idle, |_| true, context.shutdown.clone()));
         let ended = process::ended(served).await;
+        idle.abort();
         registration.end().await;
         ended
     }
@@ -217,12 +228,33 @@ impl Config {
         self.dir.join(format!("{}.sock", self.name.as_str().chars().map(safe).collect::<String>()))
     }
 
+    /// Those of the place and those that are set.
+    pub(super) fn all_labels(&self, context: &Context) -> Labels {
+        context.labels.clone().into_iter().chain(self.labels.clone()).collect()
+    }
+
     /// An entry for every service, even without labels: the manager adds those of the node to each entry.
     fn record(&self, url: String, context: &Context) -> Result<NetworkServiceEndpoint> {
         let mut endpoint = NetworkServiceEndpoint::new(self.name.as_str().parse()?, self.services.clone(), url);
-        let mut labels = context.labels.clone();
-        labels.extend(self.labels.clone());
+        let labels = self.all_labels(context);
         endpoint.network_service_labels = self.services.iter().map(|service| (service.clone(), labels.clone())).collect();
         Ok(endpoint)
     }
+}
+
+/// Starts the end of the process when for `idle` nobody was connected whom `counts` counts. Zero: never.
+pub(super) async fn end_when_idle(hop: Hop, idle: Duration, counts: fn(&Connection) -> bool, shutdown: Shutdown) {
+    if idle.is_zero() {
+        return;
+    }
+    let mut since = Instant::now();
+    while since.elapsed() < idle {
+        sleep(idle / IDLE_LOOKS).await;
+        let busy = |id: &ConnectionId| hop.monitors().get(id).is_none_or(|connection| counts(&connection));
+        if hop.known().iter().any(busy) {
+            since = Instant::now();
+        }
+    }
+    tracing::info!(?idle, "no client for so long: ending");
+    shutdown.start();
 }
