@@ -12,7 +12,7 @@ use crate::{
     timer::Timer,
 };
 use async_trait::async_trait;
-use futures::{FutureExt, StreamExt, future};
+use futures::{FutureExt, StreamExt, future, stream};
 use local::{Address, Local, Locals, Trust, Turns};
 use nsm_api::{
     Caller, EndpointName, EndpointQuery, EndpointUpdate, EndpointUpdates, Error, Files, Kind, Labels, NetworkService,
@@ -25,6 +25,8 @@ use tokio::{sync::Semaphore, time::Instant};
 pub const MAX_LOCAL_ENDPOINTS: usize = 16_384;
 /// Registrations of endpoints, and their ends, that one manager works on at once.
 pub const MAX_CALLS_IN_FLIGHT: usize = 4096;
+/// Endpoints of this node that are looked for one by one; where more may answer, the registry above is asked once for all.
+pub const MAX_LOOKED_UP: usize = 64;
 /// How long the registry above may take for one of them when the caller does not say.
 pub const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -141,7 +143,8 @@ impl Inner {
         let life = life(&mut endpoint, &caller, (self.wall)(), DEFAULT_EXPIRE_PERIOD)?;
         self.add_environment(&mut endpoint);
         let given = std::mem::replace(&mut endpoint.url, self.url.clone());
-        let local = Local { address, owner: endpoint.path_ids.first().cloned(), deadline: Instant::now() + life };
+        let (owner, services) = (endpoint.path_ids.first().cloned(), endpoint.network_service_names.clone());
+        let local = Local { address, owner, services, deadline: Instant::now() + life };
         // Known before it is asked for, because a watch may tell of it before the answer is here.
         let before = self.locals.remember(&name, local.clone())?;
         let answer = within(&caller, self.upstream.register_endpoint(endpoint, Files::default(), onward(&caller))).await;
@@ -173,7 +176,11 @@ impl Inner {
     }
 
     async fn find_endpoints(&self, query: EndpointQuery, caller: Caller) -> Result<EndpointUpdates> {
-        let updates = self.upstream.find_endpoints(query, onward(&caller)).await?;
+        let updates = if query.url == self.url && !query.watch {
+            self.find_own(query, &caller).await?
+        } else {
+            self.upstream.find_endpoints(query, onward(&caller)).await?
+        };
         let (locals, url) = (self.locals.clone(), self.url.clone());
         let seen = move |update: Result<(EndpointUpdate, Files)>| {
             future::ready(match update {
@@ -182,6 +189,20 @@ impl Inner {
             })
         };
         Ok(updates.filter_map(seen).boxed())
+    }
+
+    /// Only endpoints of this node are asked for, so that it does not matter how many others there are.
+    async fn find_own(&self, query: EndpointQuery, caller: &Caller) -> Result<EndpointUpdates> {
+        let names = self.locals.serving(&query);
+        if names.len() > MAX_LOOKED_UP {
+            return self.upstream.find_endpoints(query, onward(caller)).await;
+        }
+        let mut found = Vec::new();
+        for name in names {
+            let query = EndpointQuery { name: Some(name), ..query.clone() };
+            found.extend(self.upstream.find_endpoints(query, onward(caller)).await?.collect::<Vec<_>>().await);
+        }
+        Ok(stream::iter(found).boxed())
     }
 
     async fn unregister_endpoint(&self, mut endpoint: NetworkServiceEndpoint, caller: Caller) -> Result<()> {

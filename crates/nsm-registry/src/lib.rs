@@ -2,7 +2,8 @@
 //!
 //! [`Registry`] is the registry process: it decides (who owns a name, how long an endpoint lives) over an
 //! [`Engine`] that only stores, indexes and tells of changes. [`LocalBypass`] is the registry as a manager shows
-//! it to its node: endpoints of this node are reached directly, those of others through their manager.
+//! it to its node: endpoints of this node are reached directly, those of others through their manager. [`Cache`] is
+//! what a manager knows of the registry above.
 //! [`manifest`] reads and writes the YAML form.
 //!
 //! Not here: any socket, file, environment variable or wall clock (it is passed in); the choice of an endpoint for
@@ -11,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod bypass;
+mod cache;
 mod engine;
 pub mod manifest;
 mod memory;
@@ -20,7 +22,8 @@ mod registry;
 pub mod testing;
 mod timer;
 
-pub use bypass::{LocalBypass, MAX_CALLS_IN_FLIGHT, MAX_LOCAL_ENDPOINTS, UPSTREAM_TIMEOUT};
+pub use bypass::{LocalBypass, MAX_CALLS_IN_FLIGHT, MAX_LOCAL_ENDPOINTS, MAX_LOOKED_UP, UPSTREAM_TIMEOUT};
+pub use cache::{ASK_TIMEOUT, Cache, MAX_CACHED};
 pub use engine::{Change, Changes, Engine, Record, Revision, Store, Stored, Term};
 pub use memory::{MAX_ENTRIES, MAX_WATCHERS, MemoryEngine, WATCH_QUEUE};
 pub use registry::{DEFAULT_EXPIRE_PERIOD, MAX_WRITE_TRIES, Registry};

@@ -1,7 +1,7 @@
 //! What a manager knows of the endpoints of its own node.
 
 use crate::{engine::Record, lock, registry::denied, timer::Expires};
-use nsm_api::{EndpointName, Error, Files, InodeKey, Kind, NetworkServiceEndpoint, Result, Target};
+use nsm_api::{EndpointName, EndpointQuery, Error, Files, InodeKey, Kind, NetworkServiceEndpoint, Result, ServiceName, Target};
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,
@@ -55,6 +55,8 @@ pub(super) struct Local {
     pub(super) address: Address,
     /// Who registered it, where the caller had an identity.
     pub(super) owner: Option<String>,
+    /// What it provides.
+    pub(super) services: Vec<ServiceName>,
     /// When it is forgotten unless it is registered again.
     pub(super) deadline: Instant,
 }
@@ -130,6 +132,14 @@ impl Locals {
         let local = table.by_name.get(name)?;
         let same = owner.is_none() || local.owner.is_none() || owner == local.owner.as_ref();
         same.then(|| local.address.clone())
+    }
+
+    /// The endpoints of this node that may answer `query`, by name and services.
+    pub(super) fn serving(&self, query: &EndpointQuery) -> Vec<EndpointName> {
+        let named = |name: &EndpointName| query.name.as_ref().is_none_or(|wanted| wanted == name);
+        let serves = |local: &Local| query.services.iter().all(|service| local.services.contains(service));
+        let table = self.now();
+        table.by_name.iter().filter(|(name, local)| named(name) && serves(local)).map(|(name, _)| name.clone()).collect()
     }
 
     pub(super) fn knows(&self, name: &EndpointName) -> bool {

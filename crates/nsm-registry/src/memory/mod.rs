@@ -51,6 +51,10 @@ impl MemoryEngine {
     pub fn new() -> MemoryEngine {
         MemoryEngine::bounded(BOUNDS)
     }
+    /// One that holds at most so many services, and endpoints.
+    pub(crate) fn holding(entries: usize) -> MemoryEngine {
+        MemoryEngine::bounded(Bounds { entries, ..BOUNDS })
+    }
     pub(crate) fn bounded(bounds: Bounds) -> MemoryEngine {
         MemoryEngine { services: Arc::new(Table::new(bounds)), endpoints: Arc::new(Table::new(bounds)) }
     }

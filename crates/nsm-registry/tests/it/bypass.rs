@@ -232,6 +232,25 @@ async fn an_endpoint_that_moved_is_found_where_it_is() {
     world.bypass.register_endpoint(endpoint, files, caller("a")).await.unwrap();
     world.put_above("a", "tcp://10.0.0.8:5001", "a").await;
     assert_eq!(world.seen().await, ["a tcp://10.0.0.8:5001"]);
+    let mine = EndpointQuery { url: OWN_URL.to_owned(), ..EndpointQuery::default() };
+    assert_eq!(all(world.bypass.find_endpoints(mine, caller("forwarder")).await.unwrap()).await, Vec::<String>::new());
+}
+
+/// T-13: whoever asks for endpoints of this node is answered about these, one by one or all at once.
+#[tokio::test(start_paused = true)]
+async fn t13_this_node_is_asked_about_itself_only() {
+    let world = world();
+    // Its URL begins as that of this manager does.
+    world.put_above("other", &format!("{OWN_URL}0"), "other").await;
+    let mine = EndpointQuery { url: OWN_URL.to_owned(), services: vec![service("s")], ..EndpointQuery::default() };
+    for count in 1..=2 * nsm_registry::MAX_LOOKED_UP {
+        let (endpoint, files, _) = at_socket(&format!("e{count}"), u64::try_from(count).unwrap());
+        world.bypass.register_endpoint(endpoint, files, caller("a")).await.unwrap();
+        let found = all(world.bypass.find_endpoints(mine.clone(), caller("forwarder")).await.unwrap()).await;
+        assert_eq!(found.iter().filter(|line| line.contains("inode://")).count(), count, "{found:?}");
+    }
+    let elsewhere = EndpointQuery { services: vec![service("t")], ..mine };
+    assert_eq!(all(world.bypass.find_endpoints(elsewhere, caller("forwarder")).await.unwrap()).await, Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]

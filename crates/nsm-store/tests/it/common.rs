@@ -2,6 +2,7 @@
 
 use crate::medium::FaultDisk;
 use nsm_api::{Caller, EndpointName, EndpointQuery, Labels, NetworkServiceEndpoint, ServiceName, SpiffeId};
+pub(crate) use nsm_registry::testing::Seeded;
 use nsm_registry::{Engine, WallClock};
 use nsm_store::{Clock, DurableEngine, Moment};
 use std::{
@@ -90,21 +91,6 @@ pub(crate) async fn remove(engine: &dyn Engine, called: &str) -> nsm_api::Result
         assert!(store.remove(&name(called), stored.revision).await?, "nobody else writes {called}");
     }
     Ok(())
-}
-
-/// Chance that a seed decides.
-pub(crate) struct Seeded(pub(crate) u64);
-
-impl Seeded {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
 }
 
 /// The wall clock of tests in real time.
