@@ -241,7 +241,10 @@ impl Engine {
             if answer.verdict() != Verdict::Found && is_stale && now < deadline {
                 continue;
             }
-            lock(&view.cache).put(question.clone(), answer.clone(), now);
+            // What peers know is theirs to change: a workload may have gone a moment ago.
+            if self.zone.is_none() {
+                lock(&view.cache).put(question.clone(), answer.clone(), now);
+            }
             return answer;
         }
     }

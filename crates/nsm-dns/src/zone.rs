@@ -24,7 +24,7 @@ pub const MAX_NAMES: usize = 16_384;
 /// Most names that one owner has.
 pub const MAX_NAMES_OF_ONE: usize = 16;
 /// How long others may remember an answer, in seconds: short, because a workload that moves has another address.
-pub const NAME_TTL: u32 = 10;
+pub const NAME_TTL: u32 = 2;
 /// What stands before the holder's mark in a text record.
 pub(crate) const MARK: &str = "nsm-holder=";
 

@@ -16,7 +16,8 @@ use crate::{
     settings::{Opt, Settings, Shape},
 };
 use nsm_api::*;
-use nsm_endpoints::vl3::{Addresses, Changes, Dialled, LeastMtu, Peers, ask_again, lease};
+use nsm_dns::{Resolver, Zone};
+use nsm_endpoints::vl3::{Addresses, Changes, Dialled, LeastMtu, Names, PeerNames, Peers, Template, ask_again, lease};
 use nsm_hop::{
     hop::Hop,
     kernel::Netns,
@@ -26,7 +27,11 @@ use nsm_hop::{
     role::{NoWires, Reserve, Role, Standing, Timing},
 };
 use nsm_linux::net::Net;
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::task::JoinSet;
 use tracing::warn;
 
@@ -61,11 +66,35 @@ pub const OPTIONS: &[Opt] = &[
         Shape::Duration,
         "Silence after which a wire is taken to be dead",
     ),
-    Opt::accepted("idle-timeout", "NSM_IDLE_TIMEOUT"),
-    Opt::accepted("dns-templates", "NSM_DNS_TEMPLATES"),
+    endpoint::IDLE_TIMEOUT,
+    Opt::new(
+        "dns-templates",
+        "NSM_DNS_TEMPLATES",
+        "{{ index .Labels \"podName\" }}.{{ .NetworkService }}.",
+        Shape::List,
+        "Names of its clients; {{ .Identity }} is the last part of a client's SPIFFE ID",
+    ),
+    Opt::new("dns-listen", "", "[::]:53", Shape::Text, "Where its name server listens; empty: nowhere, and clients have no names"),
 ];
 /// Longest pause between tries to mend a wire to another endpoint.
 const MEND_PAUSE: Duration = Duration::from_secs(2);
+
+/// A name server that has `zone`. Without one the network carries packets all the same.
+async fn name_server(address: SocketAddr, zone: Zone) -> Option<Resolver> {
+    let started = Resolver::start_with(address, zone.clone()).await;
+    let started = match (started, address) {
+        (Err(error), SocketAddr::V6(v6)) if v6.ip().is_unspecified() && error.kind == Kind::Kernel => {
+            Resolver::start_with((Ipv4Addr::UNSPECIFIED, v6.port()).into(), zone).await // a pod without IPv6
+        }
+        (started, _) => started,
+    };
+    started.inspect_err(|error| warn!(%error, "clients of this endpoint have no names")).ok()
+}
+
+/// The workload at the beginning of a path, by the token that it gave its manager, which has verified it.
+fn identity(connection: &Connection) -> Option<String> {
+    connection.path.segments.first().and_then(|segment| nsm_policy::jwt::subject(&segment.token))
+}
 
 /// `nsm endpoint vl3`
 pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
@@ -73,6 +102,12 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let (servers, labels): (Vec<Target>, Labels) = (settings.list("prefix-server-url"), settings.map("request-labels"));
     let looks = settings.boolean("liveness-check-enabled");
     let (interval, silence) = (settings.duration("liveness-check-interval"), settings.duration("liveness-check-timeout"));
+    let templates: Vec<Template> = settings.list("dns-templates");
+    let listen: Option<SocketAddr> = settings.optional("dns-listen");
+    let idle = settings.duration("idle-timeout");
+    if config.services.is_empty() {
+        settings.mistake("--service-names names no service");
+    }
     if servers.is_empty() {
         settings.mistake("--prefix-server-url names no server");
     }
@@ -96,19 +131,18 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
         () = context.shutdown.started() => return Ok(()),
     }
 
-    let least = LeastMtu::new(changes.clone());
-    let parts = Parts {
-        reserve: vec![Box::new(Negotiate(vec![Box::new(KernelEnd(here.clone()))])), Box::new(addresses.clone()), Box::new(least.clone())],
-        onward: Box::new(End),
-        wiring: Box::new(NoWires),
+    let names = match listen {
+        Some(listen) => named(&config, templates, &addresses, listen).await,
+        None => None,
     };
-    let hop = process.hop(config.role(&process, parts)?);
+    let dialled = Dialled::new(addresses.clone());
+    let (answering, dialling) =
+        reserves(&addresses, (&dialled, Environment(context.labels.clone())), LeastMtu::new(changes.clone()), &here, names.as_ref());
+    let hop = process.hop(config.role(&process, Parts { reserve: answering, onward: Box::new(End), wiring: Box::new(NoWires) })?);
     if addresses.moved() {
         changes.tell(); // what was agreed with a former process is to be agreed on anew
     }
-    let dialled = Dialled::new(addresses);
-    let labels_of_place = Environment(context.labels.clone());
-    let mut client = Hop::new(origin(&config, &process, vec![Box::new(dialled.clone()), Box::new(labels_of_place), Box::new(least)])?);
+    let mut client = Hop::new(origin(&config, &process, dialling)?);
     if looks {
         client = client.with_liveness(Arc::new(Echoes::new(here.clone(), interval, silence)));
     }
@@ -125,8 +159,17 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     });
     let (dialling, notify) = (peers.clone(), context.notify.clone());
     tasks.spawn(async move { dialling.run(|| notify.ready()).await });
+    tasks.spawn(endpoint::end_when_idle(hop.clone(), idle, is_client, context.shutdown.clone()));
+    let own =
+        names.map(|names| OwnNames { names, labels: config.all_labels(&context), service: config.services[0].clone(), id: process.id() });
+    own.iter().for_each(OwnNames::publish);
+    if let Some(own) = &own {
+        let running = own.names.clone();
+        tasks.spawn(async move { running.run().await });
+    }
     tasks.spawn(async move {
         while told.changed().await.is_ok() {
+            own.iter().for_each(OwnNames::publish);
             ask_again(&hop);
         }
     });
@@ -135,6 +178,52 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     peers.close().await;
     registration.end().await;
     ended
+}
+
+/// What the endpoint itself is called.
+struct OwnNames {
+    names: Names,
+    labels: Labels,
+    service: ServiceName,
+    id: SpiffeId,
+}
+
+impl OwnNames {
+    fn publish(&self) {
+        self.names.publish_own(&self.labels, &self.service, self.id.as_str());
+    }
+}
+
+/// The names of this endpoint's clients, where it can answer for them.
+async fn named(config: &Config, templates: Vec<Template>, addresses: &Addresses, listen: SocketAddr) -> Option<Names> {
+    let zone = Zone::new(config.services.iter().map(ServiceName::as_str));
+    let server = name_server(listen, zone.clone()).await?;
+    Some(Names::new(addresses.clone(), templates, identity, (server, zone)))
+}
+
+type Reserves = Vec<Box<dyn Reserve>>;
+
+/// What is held for wires that end here, and for those that begin here.
+fn reserves(
+    addresses: &Addresses,
+    (dialled, place): (&Dialled, Environment),
+    least: LeastMtu,
+    here: &Netns,
+    names: Option<&Names>,
+) -> (Reserves, Reserves) {
+    let mut answering: Reserves =
+        vec![Box::new(Negotiate(vec![Box::new(KernelEnd(here.clone()))])), Box::new(addresses.clone()), Box::new(least.clone())];
+    let mut dialling: Reserves = vec![Box::new(dialled.clone()), Box::new(place), Box::new(least)];
+    if let Some(names) = names {
+        answering.push(Box::new(names.clone()));
+        dialling.push(Box::new(PeerNames(names.clone())));
+    }
+    (answering, dialling)
+}
+
+/// Whether somebody needs this endpoint besides others of its kind.
+fn is_client(connection: &Connection) -> bool {
+    !nsm_endpoints::vl3::is_endpoint(&connection.context)
 }
 
 /// The hop where wires to other endpoints begin.
