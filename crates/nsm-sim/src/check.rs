@@ -6,7 +6,6 @@ use crate::{
     world::{Process, World},
 };
 use futures::{FutureExt, StreamExt};
-use ipnet::IpNet;
 use nsm_api::*;
 use nsm_hop::{
     hop::Hop,
@@ -15,37 +14,41 @@ use nsm_hop::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    sync::Arc,
 };
 use tokio::task::unconstrained;
 
 /// Connections of one hop for each connection that a client wants: the present one and those on their way to their end.
 const MAX_SHARE: usize = 8;
 
-/// All that must hold at any time.
-pub(crate) fn always(world: &World) {
-    if let Some(leak) = world.packets().leak() {
-        world.violate(format!("I1: {leak}"));
+/// All that must hold at any time. `changed`: something has changed on which the way of packets depends.
+pub(crate) fn always(world: &World, changed: bool) {
+    if changed {
+        if let Some(leak) = world.packets().leak() {
+            world.violate(format!("I1: {leak}"));
+        }
+        let clients = world.topology().clients.iter().map(|client| world.pod(&client.name).key.ino).collect();
+        if let Some(shared) = world.packets().shared(&clients) {
+            world.violate(format!("I3: {shared}"));
+        }
+        services(world);
     }
-    addresses(world);
     bounds(world);
 }
 
-fn living(world: &World) -> Vec<Process> {
-    world.state().processes.values().filter(|process| !process.life.is_over()).cloned().collect()
-}
-
 fn hops(world: &World) -> Vec<(String, Hop)> {
-    living(world).into_iter().filter_map(|process| Some((process.name, process.hop?))).collect()
+    let state = world.state();
+    let living = state.processes.values().filter(|process| !process.life.is_over());
+    living.filter_map(|process| Some((process.name.clone(), process.hop.clone()?))).collect()
 }
 
 /// Connections that clients have and over which packets pass: client, connection, the pod that answers.
-fn passing(world: &World) -> Vec<(String, std::sync::Arc<Connection>, u64)> {
+fn passing(world: &World) -> Vec<(String, Arc<Connection>, u64)> {
     let packets = world.packets();
     let clients = world.topology().clients.iter().filter_map(|client| world.process(&client.name));
-    let all = clients.flat_map(|client| {
-        let connections = client.hop.as_ref().map(|hop| hop.monitors().snapshot()).unwrap_or_default();
-        connections.into_iter().map(move |connection| (client.name.clone(), connection))
+    let all = clients.flat_map(|Process { name, hop, .. }| {
+        let connections = hop.map(|hop| hop.monitors().snapshot()).unwrap_or_default();
+        connections.into_iter().map(move |connection| (name.clone(), connection))
     });
     all.filter_map(|(name, connection)| {
         let pod = packets.answers(world.pod(&name).key.ino, &connection)?;
@@ -54,25 +57,15 @@ fn passing(world: &World) -> Vec<(String, std::sync::Arc<Connection>, u64)> {
     .collect()
 }
 
-/// I3: no address of an endpoint is used by two of its clients. I1: packets of a client come to an endpoint of its service.
-fn addresses(world: &World) {
-    let mut held: BTreeMap<IpAddr, String> = BTreeMap::new();
+/// I1: packets of a client come to an endpoint of its service.
+fn services(world: &World) {
     for (name, connection, pod) in passing(world) {
-        let mut endpoints = world.topology().endpoints.iter();
-        let serves = |endpoint: &&Endpoint| {
+        let serves = |endpoint: &Endpoint| {
             world.pod(&endpoint.name).key.ino == pod
                 && endpoint.services.iter().any(|service| service == connection.network_service.as_str())
         };
-        let Some(endpoint) = endpoints.find(serves) else {
+        if !world.topology().endpoints.iter().any(serves) {
             world.violate(format!("I1: packets of {name} come to pod {pod}, where nobody provides {}", connection.network_service));
-            continue;
-        };
-        // Addresses of an endpoint that it had before are not its own any more, and are kept out of politeness.
-        let own = |address: &&IpNet| endpoint.pools.iter().any(|pool| pool.contains(&address.addr()));
-        for address in connection.context.ip_context.src_ip_addrs.iter().filter(own) {
-            if let Some(other) = held.insert(address.addr(), name.clone()).filter(|other| *other != name) {
-                world.violate(format!("I3: {address} is used by {other} and by {name}"));
-            }
         }
     }
 }
@@ -80,69 +73,76 @@ fn addresses(world: &World) {
 /// I9: nobody has more connections than there is reason for.
 fn bounds(world: &World) {
     let wanted: usize = world.topology().clients.iter().map(|client| client.services.len()).sum();
-    for (name, hop) in hops(world) {
-        if hop.busy() > wanted * MAX_SHARE {
-            world.violate(format!("I9: {name} has {} connections, {wanted} are wanted", hop.busy()));
-        }
+    let too_many = |process: &&Process| !process.life.is_over() && process.hop.as_ref().is_some_and(|hop| hop.busy() > wanted * MAX_SHARE);
+    let found = world.state().processes.values().find(too_many).map(|process| process.name.clone());
+    if let Some(name) = found {
+        world.violate(format!("I9: {name} has more than {} connections, {wanted} are wanted", wanted * MAX_SHARE));
     }
 }
 
 /// I14, I13: the first connection that is wanted and not whole, with the reason.
 pub(crate) fn missing(world: &World) -> Option<String> {
-    let packets = world.packets();
-    let wanted = world.state().wanted.clone();
-    for client in world.topology().clients.iter().filter(|client| wanted.contains(&client.name)) {
-        let Some(hop) = world.process(&client.name).and_then(|process| process.hop) else {
-            return Some(format!("{} does not run", client.name));
-        };
-        for i in 0..client.services.len() {
-            let id: ConnectionId = format!("{}-{i}", client.name).parse().expect("the topology was checked");
-            let Some(connection) = hop.monitors().get(&id) else { return Some(format!("{id} is not there")) };
-            if connection.state != State::Up {
-                return Some(format!("{id} is {:?}", connection.state));
-            }
-            let endpoint = connection.network_service_endpoint_name.as_ref().map_or("", EndpointName::as_str);
-            if packets.answers(world.pod(&client.name).key.ino, &connection) != Some(world.pod(endpoint).key.ino) {
-                return Some(format!("{id} is up, and no packets pass to {endpoint}"));
-            }
-        }
+    world.topology().clients.iter().find_map(|client| lacks(world, client))
+}
+
+/// What this client lacks, if it wants something.
+pub(crate) fn lacks(world: &World, client: &topology::Client) -> Option<String> {
+    if !world.state().wanted.contains(&client.name) {
+        return None;
     }
-    None
+    let packets = world.packets();
+    let Some(hop) = world.process(&client.name).and_then(|process| process.hop) else {
+        return Some(format!("{} does not run", client.name));
+    };
+    (0..client.services.len()).find_map(|i| {
+        let id: ConnectionId = format!("{}-{i}", client.name).parse().expect("the topology was checked");
+        let Some(connection) = hop.monitors().get(&id) else { return Some(format!("{id} is not there")) };
+        if connection.state != State::Up {
+            return Some(format!("{id} is {:?}", connection.state));
+        }
+        let endpoint = connection.network_service_endpoint_name.as_ref().map_or("", EndpointName::as_str);
+        let passes = packets.answers(world.pod(&client.name).key.ino, &connection) == Some(world.pod(endpoint).key.ino);
+        (!passes).then(|| format!("{id} is up, and no packets pass to {endpoint}"))
+    })
+}
+
+/// The first client that wants something, lives, and whose packets pass to nobody, whatever the hops say of it.
+pub(crate) fn silent(world: &World) -> Option<String> {
+    let wanted = world.state().wanted.clone();
+    let passing: BTreeSet<ConnectionId> = passing(world).into_iter().map(|(_, connection, _)| connection.id.clone()).collect();
+    let ids = world.topology().clients.iter().filter(|client| wanted.contains(&client.name)).flat_map(|client| {
+        (0..client.services.len()).map(|i| format!("{}-{i}", client.name).parse::<ConnectionId>().expect("the topology was checked"))
+    });
+    ids.into_iter().find(|id| !passing.contains(id)).map(|id| format!("no packets of {id} pass"))
 }
 
 /// What must hold when everything is up and quiet.
-pub(crate) async fn when_calm(world: &World, folds: &BTreeMap<String, Fold>) {
-    exact(world);
+pub(crate) async fn when_calm(world: &World, folds: &mut Folds) {
+    if let Some(excess) = excess(world) {
+        world.violate(format!("I2: {excess}"));
+    }
     for (name, hop) in hops(world) {
         paths(world, &name, &hop);
     }
-    for (name, fold) in folds {
-        let Some(hop) = world.process(name).and_then(|process| process.hop) else { continue };
-        let truth: BTreeMap<ConnectionId, Connection> =
-            hop.monitors().snapshot().into_iter().map(|connection| (connection.id.clone(), Connection::clone(&connection))).collect();
-        if fold.state() != truth {
-            world.violate(format!("I6: the events of {name} do not add up to its connections"));
-        }
-    }
+    neighbours(world);
+    folds.compare(world).await;
     registered(world).await;
 }
 
-/// I2, I11: nobody has more than belongs to the connections of the clients. Long after anything went wrong.
-fn exact(world: &World) {
+/// I2, I11: somebody has more than belongs to the connections of the clients.
+pub(crate) fn excess(world: &World) -> Option<String> {
     let clients: BTreeSet<&String> = world.topology().clients.iter().map(|client| &client.name).collect();
     let all = passing(world);
     let wanted: usize = all.iter().map(|(_, connection, _)| connection.path.segments.len() - 1).sum();
     let busy: usize = hops(world).iter().filter(|(name, _)| !clients.contains(name)).map(|(_, hop)| hop.busy()).sum();
     if busy != wanted {
-        world.violate(format!("I2: hops look after {busy} connections, and {wanted} belong to clients"));
+        return Some(format!("hops look after {busy} connections, and {wanted} belong to clients"));
     }
     // A tunnel has a device at either end, a way within a node passes its one manager and forwarder.
     let needed: usize = all.iter().map(|(_, connection, _)| if connection.path.segments.len() > 4 { 2 } else { 1 }).sum();
     let wires = (0..world.topology().nodes.len()).flat_map(|node| world.kernel(node).wires());
     let links = wires.filter(|wire| matches!(wire, Wire::Link(_))).count();
-    if links != needed {
-        world.violate(format!("I2: there are {links} links, and {needed} belong to clients"));
-    }
+    (links != needed).then(|| format!("there are {links} links, and {needed} belong to clients"))
 }
 
 /// A committed way makes sense: everybody once, an id at each, and tokens that have not ended.
@@ -162,6 +162,26 @@ fn paths(world: &World, name: &str, hop: &Hop) {
     }
 }
 
+/// I8: everybody on a client's way has it as the client has it: the same ids, the same endpoint, the same addresses.
+fn neighbours(world: &World) {
+    for (client, connection, _) in passing(world) {
+        for segment in connection.path.segments.iter().skip(1) {
+            let Some(hop) = world.process(segment.name.as_str()).and_then(|process| process.hop) else { continue };
+            let Some(theirs) = hop.monitors().get(&segment.id) else {
+                world.violate(format!("I8: {client} comes by {} as {}, who does not know it", segment.name, segment.id));
+                continue;
+            };
+            let ip = |connection: &Connection| {
+                let context = &connection.context.ip_context;
+                (context.src_ip_addrs.clone(), context.dst_ip_addrs.clone(), connection.network_service_endpoint_name.clone())
+            };
+            if ip(&theirs) != ip(&connection) {
+                world.violate(format!("I8: {client} has {:?}, and {} has {:?}", ip(&connection), segment.name, ip(&theirs)));
+            }
+        }
+    }
+}
+
 /// I7: whoever runs and is registered is found.
 async fn registered(world: &World) {
     let found = find_all(world).await;
@@ -174,7 +194,8 @@ async fn registered(world: &World) {
     }
 }
 
-async fn find_all(world: &World) -> BTreeSet<String> {
+/// Everybody whom the registry knows.
+pub(crate) async fn find_all(world: &World) -> BTreeSet<String> {
     let Some(registry) = world.process(REGISTRY).and_then(|process| process.registry) else { return BTreeSet::new() };
     let Ok(found) = registry.find_endpoints(EndpointQuery::default(), Caller::default()).await else { return BTreeSet::new() };
     found.filter_map(async |update| Some(update.ok()?.0.endpoint.name.to_string())).collect().await
@@ -204,15 +225,21 @@ pub(crate) async fn still_registered(world: &World) -> Option<String> {
 
 /// A link of somebody else in every pod.
 pub(crate) fn plant(world: &World) {
-    for (pod, node) in pods(world) {
-        world.kernel(node).add_foreign_link(&foreign(world, &pod));
+    world.topology().clients.iter().for_each(|client| plant_in(world, &client.name));
+}
+
+/// A link of somebody else in this client's pod.
+pub(crate) fn plant_in(world: &World, client: &str) {
+    for found in world.topology().clients.iter().filter(|found| found.name == client) {
+        world.kernel(found.node).add_foreign_link(&foreign(world, client));
     }
 }
 
+/// The pods of endpoints may die, and take along what is in them; so do those of clients that vanish.
 fn pods(world: &World) -> Vec<(String, usize)> {
-    let topology = world.topology();
-    // The pods of endpoints may die, and take along what is in them.
-    topology.clients.iter().map(|client| (client.name.clone(), client.node)).collect()
+    let vanished = world.state().vanished.clone();
+    let clients = world.topology().clients.iter().filter(|client| !vanished.contains(&client.name));
+    clients.map(|client| (client.name.clone(), client.node)).collect()
 }
 
 fn foreign(world: &World, pod: &str) -> Iface {
@@ -229,28 +256,68 @@ pub(crate) async fn planted(world: &World) {
     }
 }
 
-/// One subscriber of a hop's events, and what it makes of them.
-pub(crate) struct Fold {
-    events: futures::lock::Mutex<Events>,
-    state: std::sync::Mutex<BTreeMap<ConnectionId, Connection>>,
+/// I6: subscribers of events, and what they make of them.
+pub(crate) struct Folds {
+    hops: BTreeMap<String, Fold>,
+    registry: Option<EndpointUpdates>,
+    registered: BTreeSet<String>,
+}
+
+impl Folds {
+    /// One for each manager and endpoint, one for the registry.
+    pub(crate) async fn begin(world: &World) -> Folds {
+        let managers = world.topology().nodes.iter().map(|node| topology::manager(node));
+        let watched = managers.chain(world.topology().endpoints.iter().map(|endpoint| endpoint.name.clone()));
+        let hops = watched.filter_map(|name| Some((name.clone(), Fold::of(&world.process(&name)?.hop?)))).collect();
+        let query = EndpointQuery { watch: true, ..EndpointQuery::default() };
+        let registry = match world.process(REGISTRY).and_then(|process| process.registry) {
+            Some(registry) => registry.find_endpoints(query, Caller::default()).await.ok(),
+            None => None,
+        };
+        Folds { hops, registry, registered: BTreeSet::new() }
+    }
+
+    /// Every stream, read to its present end.
+    async fn compare(&mut self, world: &World) {
+        for (name, fold) in &mut self.hops {
+            let Some(hop) = world.process(name).and_then(|process| process.hop) else { continue };
+            let snapshot = hop.monitors().snapshot().into_iter();
+            let truth: BTreeMap<ConnectionId, Connection> =
+                snapshot.map(|connection| (connection.id.clone(), Connection::clone(&connection))).collect();
+            if *fold.read() != truth {
+                world.violate(format!("I6: the events of {name} do not add up to its connections"));
+            }
+        }
+        let Some(stream) = &mut self.registry else { return };
+        while let Some(Some(Ok((update, _)))) = unconstrained(stream.next()).now_or_never() {
+            let name = update.endpoint.name.to_string();
+            let _ = if update.deleted { self.registered.remove(&name) } else { self.registered.insert(name) };
+        }
+        let truth = find_all(world).await;
+        if self.registered != truth {
+            world.violate(format!("I6: the registry's watch adds up to {:?}, and it knows {truth:?}", self.registered));
+        }
+    }
+}
+
+/// One subscriber of a hop's events.
+struct Fold {
+    events: Events,
+    state: BTreeMap<ConnectionId, Connection>,
 }
 
 impl Fold {
-    pub(crate) fn of(hop: &Hop) -> Fold {
-        Fold { events: futures::lock::Mutex::new(hop.monitors().watch(Selector::default())), state: std::sync::Mutex::default() }
+    fn of(hop: &Hop) -> Fold {
+        Fold { events: hop.monitors().watch(Selector::default()), state: BTreeMap::new() }
     }
-    /// Reads all that is there.
-    fn state(&self) -> BTreeMap<ConnectionId, Connection> {
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(mut events) = self.events.try_lock() {
-            while let Some(Some(Ok(event))) = unconstrained(events.next()).now_or_never() {
-                match event.kind {
-                    EventKind::InitialStateTransfer => *state = event.connections,
-                    EventKind::Update => state.extend(event.connections),
-                    EventKind::Delete => event.connections.keys().for_each(|id| drop(state.remove(id))),
-                }
+    fn read(&mut self) -> &BTreeMap<ConnectionId, Connection> {
+        while let Some(Some(Ok(event))) = unconstrained(self.events.next()).now_or_never() {
+            match event.kind {
+                EventKind::InitialStateTransfer => self.state = event.connections,
+                EventKind::Update => self.state.extend(event.connections),
+                EventKind::Delete => event.connections.keys().for_each(|id| drop(self.state.remove(id))),
             }
         }
-        state.clone()
+        &self.state
     }
 }

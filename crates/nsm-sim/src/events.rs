@@ -1,5 +1,6 @@
 //! What has happened: a number for all of it, and the last of it in words.
 
+use crate::flag::Flag;
 use std::{
     collections::VecDeque,
     fmt,
@@ -30,12 +31,12 @@ struct Inner {
 }
 
 /// The events of one run.
-pub(crate) struct Events(Mutex<Inner>);
+pub(crate) struct Events(Mutex<Inner>, Flag);
 
 impl Events {
     /// Keeps the last `shown` in words.
     pub(crate) fn new(shown: usize) -> Events {
-        Events(Mutex::new(Inner { shown, count: 0, hash: 0, last: VecDeque::new(), violation: None }))
+        Events(Mutex::new(Inner { shown, count: 0, hash: 0, last: VecDeque::new(), violation: None }), Flag::default())
     }
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -56,13 +57,16 @@ impl Events {
         if inner.violation.is_none() {
             let last = inner.last.iter().cloned().collect();
             inner.violation = Some(Violation { at_ms: at.as_millis() as u64, sentence, last });
+            drop(inner);
+            self.1.set(true);
         }
+    }
+    /// Resolves when something does not hold.
+    pub(crate) async fn broken(&self) {
+        self.1.until(true).await;
     }
     pub(crate) fn violation(&self) -> Option<Violation> {
         self.lock().violation.clone()
-    }
-    pub(crate) fn violated(&self) -> bool {
-        self.lock().violation.is_some()
     }
     /// How many there were, and the number that stands for all of them.
     pub(crate) fn sum(&self) -> (u64, u64) {

@@ -20,6 +20,7 @@ pub(crate) struct SimKernel {
 impl SimKernel {
     /// May be the end of the process, takes its time, and may fail.
     async fn enter(&self) -> Result<()> {
+        self.world.tick().await;
         self.life.point();
         if self.world.chance().below(4) == 0 {
             sleep(Duration::from_millis(1)).await;
@@ -48,19 +49,20 @@ impl SimKernel {
     /// I4: who removes a wire over which packets pass, while its client lives, wants it and has heard nothing bad of it?
     fn judge(&self, owner: &Owner, op: &Op) {
         let Op::Del(Wire::Link(link)) = op else { return };
-        let processes = self.world.state().processes.clone();
-        for (name, process) in processes.iter().filter(|(_, process)| !process.life.is_over() && !process.stop.is()) {
-            let wanted = self.world.state().wanted.contains(name);
-            let Some(hop) = process.hop.as_ref().filter(|_| wanted) else { continue };
-            let pod = self.world.pod(name);
+        let ends = link.ifaces();
+        for client in &self.world.topology().clients {
+            let pod = self.world.pod(&client.name);
+            if !ends.iter().any(|iface| iface.netns == pod) || !self.world.state().wanted.contains(&client.name) {
+                continue;
+            }
+            let Some(hop) = self.world.process(&client.name).filter(|process| !process.stop.is()).and_then(|process| process.hop) else {
+                continue;
+            };
             for connection in hop.monitors().snapshot() {
                 let silent = self.world.state().silent.get(&connection.id).copied();
                 let suspicious = silent.is_some_and(|at| Instant::now() - at < SILENCE_COUNTS);
-                let own = |iface: &&Iface| {
-                    iface.netns == pod
-                        && connection.mechanism.as_ref().and_then(|m| m.get(nsm_api::params::NAME)) == Some(iface.name.as_str())
-                };
-                let touches = link.ifaces().iter().any(own);
+                let name = connection.mechanism.as_ref().and_then(|mechanism| mechanism.get(nsm_api::params::NAME));
+                let touches = ends.iter().any(|iface| iface.netns == pod && name == Some(iface.name.as_str()));
                 if touches && !suspicious && self.world.packets().answers(pod.key.ino, &connection).is_some() {
                     self.world.violate(format!(
                         "I4: {} ({}) removes the wire of {}, over which packets pass",

@@ -1,6 +1,7 @@
 //! The network: every call of one process to another takes its time, and may not arrive.
 
 use crate::{
+    issuer::SimIssuer,
     life::Life,
     world::{Process, World},
 };
@@ -37,6 +38,11 @@ impl Dial for Dialler {
 }
 
 impl Dialler {
+    /// How somebody on `node` reaches others who is no process of the domain, and lives as long as the run.
+    pub(crate) fn of_nobody(world: &World, name: String, node: usize) -> Dialler {
+        let issuer: Arc<dyn Issuer> = Arc::new(SimIssuer { world: world.clone(), name: name.clone() });
+        Dialler { world: world.clone(), name, node, life: Life::default(), issuer }
+    }
     /// The registry of a process: of a node's manager, or the one of the domain.
     pub(crate) fn registry(&self, process: &str) -> Arc<dyn RegistryApi> {
         Arc::new(Line { from: self.clone(), to: Target::InProcess(process.to_owned()) })
@@ -67,6 +73,7 @@ impl Line {
         F: Future<Output = Result<T>>,
     {
         let (world, here) = (&self.from.world, self.from.node);
+        world.tick().await;
         self.arrive(what).await?;
         let Some(there) = world.at(&self.to) else {
             world.note(format_args!("{} {what} {}: nobody", self.from.name, self.to));
@@ -161,23 +168,20 @@ impl NetworkServiceApi for Line {
     async fn request(&self, request: Request, caller: Caller) -> Result<Answer> {
         self.from.life.point();
         let caller = self.signed(caller)?;
-        let again = (request.clone(), caller.clone());
         let answer = self
             .carry("request", async |there| {
                 let hop = hop(&there, &self.to)?;
                 let world = &self.from.world;
                 // To ask for another endpoint twice is to ask for a third.
-                let repeatable = again.0.connection.state != State::ReselectRequested;
+                let repeatable = request.connection.state != State::ReselectRequested;
                 let twice = world.state().weather.twice;
                 if repeatable && world.chance().happens(twice) {
-                    let (later, other, (request, caller)) = (world.chance().millis(0, TWICE_WITHIN), hop.clone(), again);
+                    // As of somebody who gave up and asks again: what comes last is what is heard.
+                    let (first, other, (request, caller)) =
+                        (world.chance().millis(0, TWICE_WITHIN), hop.clone(), (request.clone(), caller.clone()));
                     world.note(format_args!("{} request {}: comes twice", self.from.name, there.name));
-                    tokio::spawn(async move {
-                        sleep(later).await;
-                        if !there.life.is_over() {
-                            let _ = other.request(request, caller).await; // nobody waits for the answer
-                        }
-                    });
+                    tokio::spawn(async move { other.request(request, caller).await });
+                    sleep(first).await;
                 }
                 hop.request(request, caller).await
             })

@@ -96,6 +96,7 @@ impl World {
         }
         if let Some(client) = topology.clients.iter().find(|client| client.name == name) {
             self.state().wanted.insert(name.to_owned());
+            self.state().vanished.remove(name);
             self.begin(name, client.node).client(client);
         }
     }
@@ -344,7 +345,12 @@ async fn register(world: &World, registry: &dyn RegistryApi, endpoint: &NetworkS
                 tokio::select! {
                     biased;
                     () = sleep_until(Instant::now() + left.mul_f64(2.0 / 3.0)) => {}
-                    () = lost(world, registry, &endpoint.name) => world.note(format_args!("{} is no longer registered", endpoint.name)),
+                    () = lost(world, registry, &endpoint.name) => {
+                        world.note(format_args!("{} is no longer registered", endpoint.name));
+                        if world.state().quiet {
+                            world.violate(format!("I7: nothing went wrong, and {} is no longer registered", endpoint.name));
+                        }
+                    }
                 }
             }
             Ok(Err(_)) | Err(_) => failures += 1,

@@ -1,16 +1,18 @@
-//! One seed from its begin to its end: warm-up, faults, calm, drain.
+//! One seed from its begin to its end: warm-up, faults, calm, a trial, drain.
 
 use crate::{
-    check::{self, Fold},
+    check::{self, Folds},
     events::{SHOWN_EVENTS, Violation},
-    faults,
+    faults::{self, Timed},
+    ledger::Ledger,
     process::{REGISTRY, REQUEST_TIMEOUT},
     topology::{self, Topology},
+    trial,
     world::World,
 };
 use nsm_api::{Caller, Error, Result};
 use serde::Serialize;
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// After the last fault everything that is wanted is up within this: a transport that is silently broken is noticed after
@@ -20,6 +22,8 @@ pub const CALM_BOUND: Duration = Duration::from_secs(25);
 const WARM_UP: Duration = Duration::from_secs(20);
 /// Everything stays up for the life of a token and so long: then nothing is left of what went wrong.
 const STEADY: Duration = Duration::from_secs(30);
+/// So long after that nobody has more than belongs to the clients: whatever was owed to anybody has been said.
+const TIDY: Duration = Duration::from_secs(60);
 /// After the clients have said goodbye nothing of them is left within this.
 const GONE: Duration = Duration::from_secs(5);
 /// Pause between two checks.
@@ -68,14 +72,23 @@ pub struct Outcome {
     pub violation: Option<Violation>,
 }
 
-/// Plays one seed. Takes a thread of its own for as long as it lasts, and must not be called on an async runtime.
+/// Plays one seed with the faults that it brings. Takes a thread of its own for as long as it lasts, and must not be called on an
+/// async runtime.
 pub fn run(topology: &Topology, options: &Options, seed: u64) -> Result<Outcome> {
     topology.check()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let runtime = runtime.map_err(|error| Error::internal("async runtime", error.to_string()))?;
-    runtime.block_on(async {
+    run_with(topology, options, seed, &faults::drawn(topology, seed, options.faults))
+}
+
+/// The same with other faults than the seed brings.
+pub fn run_with(topology: &Topology, options: &Options, seed: u64, faults: &[Timed]) -> Result<Outcome> {
+    topology.check()?;
+    runtime()?.block_on(async {
         let world = World::new(topology, options, seed)?;
-        let up_after = play(&world).await;
+        let up_after = tokio::select! {
+            biased;
+            up_after = play(&world, faults) => up_after,
+            () = world.events().broken() => None,
+        };
         let (events, hash) = world.events().sum();
         Ok(Outcome {
             seed,
@@ -88,29 +101,40 @@ pub fn run(topology: &Topology, options: &Options, seed: u64) -> Result<Outcome>
     })
 }
 
+/// On simulated time.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.map_err(|error| Error::internal("async runtime", error.to_string()))
+}
+
 /// `None` when it was broken off by a violation.
-async fn play(world: &World) -> Option<Duration> {
+async fn play(world: &World, faults: &[Timed]) -> Option<Duration> {
     begin(world).await;
     until(world, WARM_UP, "I14: 20 s after the start", check::missing).await?;
-    let watching = tokio::spawn({
-        let world = world.clone();
-        async move {
-            while !world.events().violated() {
-                check::always(&world);
-                sleep(CHECK_EVERY).await;
-            }
-        }
-    });
+    tokio::spawn(watch(world.clone()));
+    let ledger = Ledger::begin(world);
     let end = Instant::now() + world.options().faults;
-    faults::rage(world, end).await;
+    faults::rage(world, faults, end).await;
     let up_after = settle(world, end).await?;
     steady(world).await?;
+    ledger.judge(world).await?;
+    trial::one(world).await?;
     drain(world).await?;
-    watching.abort();
     Some(up_after)
 }
 
-async fn begin(world: &World) {
+/// Checks what must always hold, for as long as the run lasts.
+async fn watch(world: World) {
+    let mut version = None;
+    loop {
+        let now = world.version();
+        check::always(&world, version.replace(now) != Some(now));
+        sleep(CHECK_EVERY).await;
+    }
+}
+
+/// A registry with the services, and everybody started.
+pub(crate) async fn begin(world: &World) {
     world.start(REGISTRY);
     if let Some(registry) = world.process(REGISTRY).and_then(|process| process.registry) {
         for service in &world.topology().services {
@@ -124,18 +148,15 @@ async fn begin(world: &World) {
 }
 
 /// Waits until nothing is wrong, for so long at most.
-async fn until(world: &World, bound: Duration, when: &str, wrong: fn(&World) -> Option<String>) -> Option<()> {
+pub(crate) async fn until(world: &World, bound: Duration, when: &str, wrong: fn(&World) -> Option<String>) -> Option<()> {
     let end = Instant::now() + bound;
     loop {
-        if world.events().violated() {
-            return None;
-        }
         let Some(reason) = wrong(world) else { return Some(()) };
         if Instant::now() >= end {
             world.violate(format!("{when}: {reason}"));
             return None;
         }
-        sleep(CHECK_EVERY).await;
+        sleep(CHECK_EVERY.min(bound / 10)).await;
     }
 }
 
@@ -143,7 +164,7 @@ async fn until(world: &World, bound: Duration, when: &str, wrong: fn(&World) -> 
 /// missing.
 async fn settle(world: &World, end: Instant) -> Option<Duration> {
     let mut up_after = Duration::ZERO;
-    while end.elapsed() < CALM_BOUND && !world.events().violated() {
+    while end.elapsed() < CALM_BOUND {
         if check::missing(world).is_some() {
             up_after = end.elapsed() + CHECK_EVERY;
         }
@@ -155,25 +176,25 @@ async fn settle(world: &World, end: Instant) -> Option<Duration> {
 
 /// Up is up, and stays so; and what everybody says agrees.
 async fn steady(world: &World) -> Option<()> {
-    let managers = world.topology().nodes.iter().map(|node| topology::manager(node));
-    let watched = managers.chain(world.topology().endpoints.iter().map(|endpoint| endpoint.name.clone()));
-    let folds: BTreeMap<String, Fold> = watched.filter_map(|name| Some((name.clone(), Fold::of(&world.process(&name)?.hop?)))).collect();
-    let end = Instant::now() + world.options().token_life + STEADY;
-    while Instant::now() < end {
+    let (mut folds, begin) = (Folds::begin(world).await, Instant::now());
+    while begin.elapsed() < world.options().token_life + STEADY {
         if let Some(reason) = check::missing(world) {
             world.violate(format!("I14: everything was up and nothing went wrong, but {reason}"));
-        }
-        if world.events().violated() {
             return None;
+        }
+        if begin.elapsed() >= TIDY && !world.state().quiet {
+            until(world, Duration::ZERO, "I2: 85 s after the last fault", check::excess).await?;
+            world.state().quiet = true;
         }
         sleep(CHECK_EVERY).await;
     }
-    check::when_calm(world, &folds).await;
+    check::when_calm(world, &mut folds).await;
     check::planted(world).await;
-    (!world.events().violated()).then_some(())
+    world.state().quiet = false;
+    Some(())
 }
 
-/// Clients leave, and nothing of them remains; then everybody leaves.
+/// Clients leave, and nothing of them remains; then everybody leaves, every other without a word.
 async fn drain(world: &World) -> Option<()> {
     let topology = world.topology();
     world.note(format_args!("drain"));
@@ -185,7 +206,8 @@ async fn drain(world: &World) -> Option<()> {
     until(world, REQUEST_TIMEOUT * 2, "I14: 30 s after they were told to stop", here).await?;
     until(world, GONE, "I2: 5 s after all clients have gone", check::left).await?;
     let forwarders = topology.nodes.iter().map(|node| topology::forwarder(node));
-    forwarders.chain(topology.endpoints.iter().map(|endpoint| endpoint.name.clone())).for_each(|name| world.stop(&name));
+    let leaving = forwarders.chain(topology.endpoints.iter().map(|endpoint| endpoint.name.clone()));
+    leaving.enumerate().for_each(|(i, name)| if i % 2 == 0 { world.stop(&name) } else { world.crash(&name) });
     let end = Instant::now() + RECORD_LIFE + CHECK_EVERY;
     while let Some(reason) = check::still_registered(world).await {
         if Instant::now() >= end {
@@ -195,5 +217,5 @@ async fn drain(world: &World) -> Option<()> {
         sleep(CHECK_EVERY).await;
     }
     check::planted(world).await;
-    (!world.events().violated()).then_some(())
+    Some(())
 }

@@ -49,6 +49,9 @@ pub(crate) struct Weather {
     pub(crate) kernel: u64,
 }
 
+/// Calls to the outside that all processes together may make in one moment: more, and time stands still.
+const MAX_AT_ONCE: u64 = 200_000;
+
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) processes: BTreeMap<String, Process>,
@@ -60,8 +63,17 @@ pub(crate) struct State {
     pub(crate) weather: Weather,
     /// When each client last found its wire silent.
     pub(crate) silent: BTreeMap<ConnectionId, Instant>,
-    pub(crate) packets: Option<Arc<Packets>>,
+    /// Pods that take no packets.
+    pub(crate) deaf: BTreeSet<u64>,
+    /// Clients that have gone without a word, with their pods.
+    pub(crate) vanished: BTreeSet<String>,
+    /// Nothing goes wrong, and nothing that did is left.
+    pub(crate) quiet: bool,
+    packets: Option<Arc<Packets>>,
+    /// Counts the changes on which the way of packets depends.
+    version: u64,
     numbers: u64,
+    moment: Option<(Instant, u64)>,
 }
 
 pub(crate) struct Inner {
@@ -148,6 +160,22 @@ impl World {
         self.0.events.violate(self.elapsed(), sentence);
     }
 
+    /// A call to the outside. Does not return in a moment that has no end.
+    pub(crate) async fn tick(&self) {
+        let now = Instant::now();
+        let count = {
+            let mut state = self.state();
+            let (moment, count) = state.moment.get_or_insert((now, 0));
+            *count = if *moment == now { *count + 1 } else { 0 };
+            *moment = now;
+            *count
+        };
+        if count > MAX_AT_ONCE {
+            self.violate(format!("I9: {MAX_AT_ONCE} calls to the outside in one moment, and no end of them"));
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// The process of this name, if it lives.
     pub(crate) fn process(&self, name: &str) -> Option<Process> {
         self.state().processes.get(name).filter(|process| !process.life.is_over()).cloned()
@@ -211,7 +239,12 @@ impl World {
 
     /// Something has changed on which the way of packets depends.
     pub(crate) fn changed(&self) {
-        self.state().packets = None;
+        let mut state = self.state();
+        state.packets = None;
+        state.version += 1;
+    }
+    pub(crate) fn version(&self) -> u64 {
+        self.state().version
     }
     /// Where packets go now.
     pub(crate) fn packets(&self) -> Arc<Packets> {
