@@ -5,12 +5,14 @@
 //! committed, or with nothing: it is the undo of a failed Request, the repair, the adoption after a restart,
 //! and Close. The caller awaits an answer; the task owns the work, so a caller may vanish at any time.
 
+mod guard;
 mod measure;
 mod memory;
 mod news;
 mod owed;
 mod refusal;
 
+pub use guard::{COALESCE, DISTURBED_PAUSE};
 pub use measure::{Measured, Side};
 pub use memory::RESTORE_SPREAD;
 pub use news::{LOOK_PAUSE, REBUILD_PAUSE};
@@ -20,13 +22,14 @@ pub(crate) use refusal::not_yours;
 use crate::{
     diff::diff,
     journal::{Agreed, Journal},
-    kernel::{Owner, Wire, Wires},
+    kernel::{Disturbance, Owner, Wire, Wires},
     monitor::Monitors,
     path,
     role::{Candidate, Draft, Liveness, Next, Role, Sent, Standing, WirePlan},
     watch::{Seat, Watches, What},
 };
 use futures::future::OptionFuture;
+use guard::Guard;
 use memory::{Marks, Spared};
 use news::Trouble;
 use nsm_api::*;
@@ -142,6 +145,7 @@ pub(crate) struct Conn {
     coming: Option<Seat>,
     /// News waits until then.
     deaf_until: Instant,
+    guard: Guard,
     liveness: Option<Arc<dyn Liveness>>,
     /// Silence is not noticed before: the last wire that fell silent was made anew just now.
     patient_until: Instant,
@@ -187,6 +191,7 @@ impl Conn {
             seat: None,
             coming: None,
             deaf_until: now,
+            guard: Guard::default(),
             liveness,
             patient_until: now,
             trouble: None,
@@ -376,6 +381,9 @@ impl Conn {
         (self.trouble, self.wanted, self.spared) = (None, None, None);
         self.former.clear();
         self.sparing = false;
+        if self.up.as_ref().is_none_or(|old| old.wires != plan.wires) {
+            self.guard.leave();
+        }
         let plan = self.up.insert(Box::new(plan));
         plan.committed = Instant::now();
         self.given.truncate(MAX_GIVEN - 1);
@@ -404,6 +412,7 @@ impl Conn {
         self.spared = None;
         let Some(plan) = self.up.take().map(|plan| *plan) else { return };
         self.seat = None;
+        self.guard.leave();
         self.remember(plan.agreed());
         self.touched.extend(plan.wires.now);
         self.touched.extend(plan.wires.later);
@@ -604,6 +613,7 @@ impl Conn {
                 Ok(event) => Turn::Event(event),
                 Err(_) if self.idle() && leave(&mailbox) => return,
                 Err(_) => {
+                    self.stand_guard().await;
                     let role = self.role.clone();
                     let later =
                         self.up.as_ref().map(|plan| plan.wires.later.difference(&self.touched).cloned().collect()).unwrap_or_default();
@@ -612,6 +622,7 @@ impl Conn {
                         biased;
                         event = mailbox.recv() => match event { Some(event) => Turn::Event(event), None => return },
                         () = Box::pin(Conn::awaited(role.kernel.as_ref(), &later)), if !Wires::is_empty(&later) => Turn::Wake,
+                        what = self.guard.disturbed() => Turn::Disturbed(what),
                         Some(()) = pulse => Turn::Silence,
                         () = sleep_until(self.wake) => Turn::Wake,
                     }
@@ -621,6 +632,7 @@ impl Conn {
             match turn {
                 Turn::Event(event) => Box::pin(self.on_event(event)).await,
                 Turn::Wake => Box::pin(self.on_wake()).await,
+                Turn::Disturbed(what) => Box::pin(self.on_disturbance(what)).await,
                 Turn::Silence => Box::pin(self.on_silence()).await,
             }
         }
@@ -632,6 +644,7 @@ enum Turn {
     Event(Event),
     Wake,
     Silence,
+    Disturbed(Disturbance),
 }
 
 /// `touched` is what may exist because of us: what is wanted from now on, and after a success only that.

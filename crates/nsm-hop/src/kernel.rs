@@ -364,6 +364,22 @@ pub enum Op {
     Del(Wire),
 }
 
+/// What somebody else has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disturbance {
+    /// Something may be gone or different. It is a hint.
+    Changed,
+    /// A network namespace has ended, and everything in it is of no use any more.
+    Ended,
+}
+
+/// Is on watch until it is dropped.
+#[async_trait]
+pub trait Sentry: Send + Sync {
+    /// Waits for the next disturbance, or tells of one since the last call. Cancel-safe.
+    async fn disturbed(&self) -> Disturbance;
+}
+
 /// The outside that is the kernel. One real implementation, one fake.
 #[async_trait]
 pub trait Kernel: Send + Sync {
@@ -373,6 +389,10 @@ pub trait Kernel: Send + Sync {
     async fn apply(&self, owner: &Owner, ops: &[Op]) -> Result<()>;
     /// Waits until the interface exists. Cancel-safe.
     async fn appeared(&self, iface: &Iface) -> Result<()>;
+    /// A sentry at everything that `about` names. `None`: this kernel does not tell what others do.
+    async fn watch(&self, _about: &Wires) -> Result<Option<Box<dyn Sentry>>> {
+        Ok(None)
+    }
     /// What has passed over these interfaces of `owner` since they were made; `None` for one that is not there.
     async fn counters(&self, owner: &Owner, on: &[Iface]) -> Result<Vec<Option<Counters>>>;
     /// The largest packet of the device that carries `address` in the namespace of this process.

@@ -87,6 +87,40 @@ pub fn namespaces(wanted: &BTreeSet<InodeKey>) -> Namespaces {
     search
 }
 
+/// Which of some namespaces are alive.
+#[derive(Debug, Default)]
+pub struct Lives {
+    /// A process is in them, or a name leads to them.
+    pub living: BTreeSet<InodeKey>,
+    /// Nothing of this machine was out of sight.
+    pub complete: bool,
+}
+
+/// Looks for signs of life of `wanted`: processes in them, and mounts in whatever mount namespace. That somebody has one
+/// open is no sign.
+pub fn lives(wanted: &BTreeSet<InodeKey>) -> Lives {
+    let mut lives = Lives { living: BTreeSet::new(), complete: inode("/proc/self/ns/pid").is_ok_and(|key| key.ino == FIRST_PID_NAMESPACE) };
+    let mut mounts = BTreeMap::new();
+    for process in processes() {
+        match inode(process.join("ns/net")) {
+            Ok(key) if wanted.contains(&key) => drop(lives.living.insert(key)),
+            // The first process of the machine is in no pod, and not everybody's to look at.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !process.ends_with("1") => lives.complete = false,
+            _ => {}
+        }
+        if let Ok(key) = inode(process.join("ns/mnt")) {
+            mounts.entry(key).or_insert(process);
+        }
+    }
+    if lives.living.len() < wanted.len() {
+        for text in mounts.values().map(|process| fs::read_to_string(process.join("mountinfo")).unwrap_or_default()) {
+            let named: BTreeSet<u64> = text.lines().filter_map(namespace_mount).map(|(ino, _)| ino).collect();
+            lives.living.extend(wanted.iter().filter(|key| named.contains(&key.ino)));
+        }
+    }
+    lives
+}
+
 /// Every network namespace that a process or a mount shows, each once. What may not be looked at is left out.
 pub fn all_namespaces() -> Vec<Netns> {
     let mut found = BTreeMap::new();

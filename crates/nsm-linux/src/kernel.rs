@@ -15,6 +15,7 @@ mod reap;
 mod splice;
 mod sweep;
 mod tag;
+mod watch;
 
 use crate::{
     error::refused,
@@ -28,7 +29,7 @@ use crate::{
 use async_trait::async_trait;
 use job::Job;
 use nsm_api::{ConnectionId, Error, HopName, Kind, Result};
-use nsm_hop::kernel::{Counters, IfName, Iface, Kernel, Netns, Op, Owner, UnderlayMtu, Wires};
+use nsm_hop::kernel::{Counters, IfName, Iface, Kernel, Netns, Op, Owner, Sentry, UnderlayMtu, Wires};
 use path::Paths;
 use pinhole::Pinholes;
 use reap::Reaper;
@@ -64,6 +65,7 @@ struct Inner {
     /// Held while a routing table is chosen and filled.
     tables: Mutex<()>,
     reaper: Reaper,
+    watches: Arc<watch::Watches>,
     turnstiles: Vec<Arc<AsyncMutex<()>>>,
     jobs: Arc<Semaphore>,
 }
@@ -96,6 +98,7 @@ impl LinuxKernel {
                 tables: Mutex::default(),
                 tunnels,
                 reaper: Reaper::default(),
+                watches: Arc::default(),
                 turnstiles: (0..TURNSTILES).map(|_| Arc::default()).collect(),
                 jobs: Arc::new(Semaphore::new(MAX_JOBS)),
             }),
@@ -149,6 +152,9 @@ impl Kernel for LinuxKernel {
             }
         }
     }
+    async fn watch(&self, about: &Wires) -> Result<Option<Box<dyn Sentry>>> {
+        Ok(Some(Box::new(self.0.watches.post(about).await?)))
+    }
     async fn counters(&self, owner: &Owner, on: &[Iface]) -> Result<Vec<Option<Counters>>> {
         let on = on.to_vec();
         self.job(owner, move |_, mut job| on.iter().map(|iface| observe::counters(&mut job, iface)).collect()).await
@@ -164,7 +170,7 @@ async fn listen(iface: &Iface) -> Result<Option<OwnedFd>> {
     let wanted = iface.clone();
     let look = move |visitor: &Visitor| {
         visitor.enter(&wanted.netns)?;
-        let events = nl::link_events().map_err(|errno| refused("link events", "subscribe to them", errno))?;
+        let events = nl::events(RTMGRP_LINK).map_err(|errno| refused("link events", "subscribe to them", errno))?;
         let found = link::by_name(&mut Socket::open()?, wanted.name.as_str());
         let found = found.map_err(|refusal| refused(job::describe(&wanted), "look it up", refusal))?;
         Ok(found.is_none().then_some(events))

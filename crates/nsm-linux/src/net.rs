@@ -284,6 +284,11 @@ impl Net {
         let message = inet::neighbor_add(self.link(dev)?.index, ip, mac);
         self.change(&format!("neighbour {ip} on {dev}"), "add it", message)
     }
+    /// Removes a neighbour.
+    pub fn neighbor_delete(&self, dev: &str, ip: IpAddr) -> Result<()> {
+        let message = inet::neighbor_delete(self.link(dev)?.index, ip);
+        self.change(&format!("neighbour {ip} on {dev}"), "remove it", message)
+    }
     /// Which way a packet would go. No route is [`Kind::NotFound`].
     pub fn route_get(&self, packet: &Packet) -> Result<RouteHop> {
         let object = format!("route to {}", packet.to);

@@ -357,11 +357,11 @@ fn verdict(header: &Header, body: &[u8]) -> std::result::Result<(), Refusal> {
     Err(Refusal { errno: Errno::from_raw_os_error(code.saturating_neg()), text })
 }
 
-/// A socket that hears of every change to a link of one namespace. Non-blocking.
-pub(crate) fn link_events() -> std::result::Result<OwnedFd, Errno> {
+/// A socket that hears of every change of some kinds in one namespace: that of the calling thread. Non-blocking.
+pub(crate) fn events(groups: u32) -> std::result::Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, NETLINK_ROUTE)?;
     // Bound, as the kernel sends no news to a socket without an address of its own.
-    rustix::net::bind(&fd, &netlink::SocketAddrNetlink::new(0, RTMGRP_LINK))?;
+    rustix::net::bind(&fd, &netlink::SocketAddrNetlink::new(0, groups))?;
     Ok(fd)
 }

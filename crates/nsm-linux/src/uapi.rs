@@ -7,6 +7,14 @@ pub(crate) const NETLINK_CAP_ACK: i32 = 10;
 pub(crate) const NETLINK_EXT_ACK: i32 = 11;
 pub(crate) const NETLINK_GET_STRICT_CHK: i32 = 12;
 pub(crate) const RTMGRP_LINK: u32 = 1;
+pub(crate) const RTMGRP_NEIGH: u32 = 4;
+pub(crate) const RTMGRP_IPV4_IFADDR: u32 = 0x10;
+pub(crate) const RTMGRP_IPV4_ROUTE: u32 = 0x40;
+pub(crate) const RTMGRP_IPV4_RULE: u32 = 0x80;
+pub(crate) const RTMGRP_IPV6_IFADDR: u32 = 0x100;
+pub(crate) const RTMGRP_IPV6_ROUTE: u32 = 0x400;
+/// The kernel's headers have no name for it: the bit of the group number 19.
+pub(crate) const RTMGRP_IPV6_RULE: u32 = 1 << 18;
 
 pub(crate) const NLM_F_REQUEST: u16 = 0x1;
 pub(crate) const NLM_F_ACK: u16 = 0x4;

@@ -4,10 +4,10 @@
 mod common;
 
 use common::{MUST, Real};
-use nsm_api::{ConnectionId, HopName, Kind};
+use nsm_api::{ConnectionId, HopName, Kind, MacAddr};
 use nsm_hop::{
     diff::diff,
-    kernel::{IfName, Iface, Kernel, Link, Netns, Op, Owner, PublicKey, Traffic, TunnelKey, UnderlayMtu, Wire, Wires},
+    kernel::{Disturbance, IfName, Iface, Kernel, Link, Netns, Op, Owner, PublicKey, Sentry, Traffic, TunnelKey, UnderlayMtu, Wire, Wires},
 };
 use nsm_linux::{
     Forgotten, LinuxKernel,
@@ -509,4 +509,102 @@ impl Drop for Sleeper {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Waits for one disturbance.
+async fn told(sentry: &dyn Sentry) -> Disturbance {
+    tokio::time::timeout(Duration::from_secs(10), sentry.disturbed()).await.expect("nobody says what has happened")
+}
+
+async fn quiet(sentry: &dyn Sentry) {
+    while tokio::time::timeout(Duration::from_millis(200), sentry.disturbed()).await.is_ok() {}
+}
+
+/// F1, F2, F7: whatever somebody removes from a wire is told, at either end, and made again as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_do_to_a_wire_is_told_and_mended() {
+    let (_world, kernel) = Real::new();
+    let (a, b) = (iface(&netns::create().expect(MUST), "nsm-1"), iface(&netns::create().unwrap(), "nse-1"));
+    let (client, server) = (Net::new(&a.netns).unwrap(), Net::new(&b.netns).unwrap());
+    let mut wires = wire(&a, &b, 1);
+    wires.insert(route(&a, "198.51.100.0/24"));
+    wires.insert(Wire::Mtu { on: a.clone(), mtu: 1400 });
+    wires.insert(Wire::Neighbor { on: a.clone(), ip: "10.0.1.7".parse().unwrap(), mac: MacAddr([2, 0, 0, 0, 0, 7]) });
+    let traffic = Traffic { ipv6: false, from: None, protocol: Some(17), dst_ports: None, src_ports: None };
+    wires.insert(Wire::Policy { on: a.clone(), rank: 0, traffic, routes: [("203.0.113.0/24".parse().unwrap(), None)].into() });
+    wires.insert(address(&a, "fd00::1/128"));
+    let owner = owner("guarded");
+    kernel.apply(&owner, &adds(&wires)).await.unwrap();
+    let sentry = kernel.watch(&wires).await.unwrap().unwrap();
+    quiet(sentry.as_ref()).await;
+    type Hand<'a> = Box<dyn Fn() + 'a>;
+    let hands: [(&str, Hand); 9] = [
+        ("address", Box::new(|| client.address_delete("nsm-1", "10.0.1.0/32".parse().unwrap()).unwrap())),
+        ("route", Box::new(|| assert_eq!(client.routes_remove("198.51.100.0/24".parse().unwrap(), "nsm-1").unwrap(), 1))),
+        ("rules", Box::new(|| assert!(client.rules_remove(1).unwrap() > 0))),
+        ("neighbour", Box::new(|| client.neighbor_delete("nsm-1", "10.0.1.7".parse().unwrap()).unwrap())),
+        ("down", Box::new(|| client.down("nsm-1").unwrap())),
+        ("down at the other end", Box::new(|| server.down("nse-1").unwrap())),
+        ("renamed", Box::new(|| client.rename("nsm-1", "mine").unwrap())),
+        ("IPv6 off", Box::new(|| client.set_sysctl("net/ipv6/conf/nsm-1/disable_ipv6", "1").unwrap())),
+        ("deleted", Box::new(|| client.delete("nsm-1").unwrap())),
+    ];
+    for (what, hand) in hands {
+        hand();
+        assert_eq!(told(sentry.as_ref()).await, Disturbance::Changed, "{what}");
+        if what == "renamed" {
+            let found = kernel.observe(&owner, &wires).await.unwrap();
+            assert!(found.iter().any(|wire| matches!(wire, Wire::Link(_))), "found by its second name");
+            client.rename("mine", "nsm-1").unwrap();
+        }
+        quiet(sentry.as_ref()).await;
+        let observed = kernel.observe(&owner, &wires).await.unwrap();
+        assert!(what == "renamed" || observed != wires, "{what}: nothing is missing");
+        kernel.apply(&owner, &diff(&wires, &observed)).await.unwrap();
+        assert_eq!(kernel.observe(&owner, &wires).await.unwrap(), wires, "{what}");
+        assert!(client.link_named("nsm-1").unwrap().unwrap().up && server.link_named("nse-1").unwrap().unwrap().up, "{what}");
+        quiet(sentry.as_ref()).await;
+    }
+    let report = probe::ping(&a.netns, PingOptions::once("10.0.1.1".parse().unwrap())).await.unwrap();
+    assert!(report.complete(), "{report:?}");
+}
+
+/// F8: when so much happens that news are lost, that is told.
+#[tokio::test]
+async fn lost_news_are_a_reason_to_look() {
+    let (_world, kernel) = Real::new();
+    let (a, b) = (iface(&netns::create().expect(MUST), "nsm-1"), iface(&netns::create().unwrap(), "nse-1"));
+    let wires = wire(&a, &b, 1);
+    kernel.apply(&owner("loud"), &adds(&wires)).await.unwrap();
+    let sentry = kernel.watch(&wires).await.unwrap().unwrap();
+    quiet(sentry.as_ref()).await;
+    // Nobody reads meanwhile: there is one thread, and it is busy.
+    let net = Net::new(&a.netns).unwrap();
+    net.bridge("noise").unwrap();
+    for number in 0..3000 {
+        net.address_add("noise", format!("172.16.{}.{}/32", number / 250, number % 250).parse().unwrap()).unwrap();
+    }
+    net.address_delete("nsm-1", "10.0.1.0/32".parse().unwrap()).unwrap();
+    assert_eq!(told(sentry.as_ref()).await, Disturbance::Changed);
+    assert_ne!(kernel.observe(&owner("loud"), &wires).await.unwrap(), wires);
+}
+
+/// E-36: a namespace has ended when nobody is in it and no name leads to it, although we have it open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_namespace_is_told() {
+    let (_world, kernel) = Real::new();
+    let [a, b, nobodys] = [(); 3].map(|()| netns::create().expect(MUST));
+    let (x, y) = (iface(&a, "nsm-1"), iface(&b, "nse-1"));
+    let wires = wire(&x, &y, 1);
+    kernel.apply(&owner("mortal"), &adds(&wires)).await.unwrap();
+    let (client, server) = (Sleeper::in_netns(&a), Sleeper::in_netns(&b));
+    let sentry = kernel.watch(&wires).await.unwrap().unwrap();
+    let other = kernel.watch(&Wires::from([Wire::NoArp { on: iface(&nobodys, "nsm-1") }])).await.unwrap().unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(3500), sentry.disturbed()).await;
+    assert!(early.is_err(), "both live: {early:?}");
+    drop(server);
+    assert_eq!(told(sentry.as_ref()).await, Disturbance::Ended);
+    let early = tokio::time::timeout(Duration::from_millis(100), other.disturbed()).await;
+    assert!(early.is_err(), "who was never seen alive is not told to be dead: {early:?}");
+    drop(client);
 }

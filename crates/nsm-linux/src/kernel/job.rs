@@ -26,7 +26,7 @@ pub(super) struct Job<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) link: Link,
-    /// Its tag is missing or of an older generation and has to be written.
+    /// Its tag is missing or of an older generation and has to be written, or somebody has taken it down.
     pub(super) stale: bool,
 }
 
@@ -74,7 +74,8 @@ impl<'a> Job<'a> {
     }
     fn judge(&self, iface: &Iface, link: Link) -> Result<Option<Found>> {
         match self.tag.whose(&link) {
-            Whose::Ours => Ok(Some(Found { link, stale: false })),
+            // Whoever took it down did not ask us.
+            Whose::Ours => Ok(Some(Found { stale: !link.up(), link })),
             Whose::Older => Ok(Some(Found { link, stale: true })),
             Whose::Foreign => Ok(None),
             Whose::Newer => {

@@ -28,7 +28,10 @@ pub(super) fn observe(inner: &Inner, job: &mut Job, about: &Wires) -> Result<Wir
     }
     let mut wires = splice::observe(job, &places, about)?;
     for (on, ours) in &found {
-        wires.extend(on_link(job, on, ours, about)?);
+        // On a link that is down nothing works, and some of it the kernel has removed without a word.
+        if ours.link.up() {
+            wires.extend(on_link(job, on, ours, about)?);
+        }
         wires.extend(tunnel(on, ours));
         wires.extend(encrypted(inner, on, ours)?);
     }
@@ -63,14 +66,15 @@ pub(super) fn places(about: &Wires) -> BTreeSet<Iface> {
     about.iter().flat_map(of).collect()
 }
 
-/// The present value of what every link has and `about` asks for.
+/// The present value of what every link has and `about` asks for; a link that is down has none of it.
 fn as_it_is(wire: &Wire, found: &BTreeMap<Iface, Found>) -> Option<Wire> {
+    let found = |on: &Iface| found.get(on).filter(|found| found.link.up());
     match wire {
         // A device without link header has no address, and needs none.
-        Wire::Mac { on, .. } if found.get(on)?.link.kind == link::WIREGUARD => Some(wire.clone()),
-        Wire::Mac { on, .. } => Some(Wire::Mac { on: on.clone(), mac: found.get(on)?.link.mac? }),
-        Wire::NoArp { on } => found.get(on).filter(|found| found.link.flags & IFF_NOARP != 0).map(|_| wire.clone()),
-        Wire::Mtu { on, .. } => Some(Wire::Mtu { on: on.clone(), mtu: found.get(on)?.link.mtu }),
+        Wire::Mac { on, .. } if found(on)?.link.kind == link::WIREGUARD => Some(wire.clone()),
+        Wire::Mac { on, .. } => Some(Wire::Mac { on: on.clone(), mac: found(on)?.link.mac? }),
+        Wire::NoArp { on } => found(on).filter(|found| found.link.flags & IFF_NOARP != 0).map(|_| wire.clone()),
+        Wire::Mtu { on, .. } => Some(Wire::Mtu { on: on.clone(), mtu: found(on)?.link.mtu }),
         _ => None,
     }
 }
