@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::{
-    sync::watch,
+    sync::{oneshot, watch},
     task::JoinHandle,
     time::{Instant, sleep, sleep_until},
 };
@@ -33,6 +33,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Registration {
     registry: Arc<dyn RegistryApi>,
     endpoint: NetworkServiceEndpoint,
+    stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
@@ -40,18 +41,24 @@ impl Registration {
     /// Registers, however often it takes, and keeps it so. Returns once the registry has agreed, or at the shutdown.
     pub async fn start(registry: Arc<dyn RegistryApi>, endpoint: NetworkServiceEndpoint, socket: Files, context: &Context) -> Registration {
         let (agreed, mut first) = watch::channel(false);
+        let (stop, stopped) = oneshot::channel();
         let keeper = Keeper { registry: registry.clone(), endpoint: endpoint.clone(), socket, agreed, context: context.clone() };
-        let task = tokio::spawn(keeper.run());
+        let task = tokio::spawn(keeper.run(stopped));
         tokio::select! {
             _ = first.wait_for(|agreed| *agreed) => {}
             () = context.shutdown.started() => {}
         }
-        Registration { registry, endpoint, task }
+        Registration { registry, endpoint, stop, task }
     }
 
     /// Takes the endpoint out of the registry, as far as that can be reached.
     pub async fn end(self) {
-        self.task.abort();
+        // A registration on its way must not arrive after the farewell.
+        drop(self.stop);
+        let mut task = self.task;
+        if tokio::time::timeout(FAREWELL, &mut task).await.is_err() {
+            task.abort();
+        }
         let farewell = self.registry.unregister_endpoint(self.endpoint, Caller::within(FAREWELL));
         match tokio::time::timeout(FAREWELL, farewell).await {
             Ok(Ok(())) => {}
@@ -70,7 +77,8 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(self) {
+    /// Until it is told to stop, which does not interrupt a call.
+    async fn run(self, mut stopped: oneshot::Receiver<()>) {
         let mut failures = 0;
         loop {
             match self.registry.register_endpoint(self.endpoint.clone(), self.socket.clone(), Caller::within(CALL_TIMEOUT)).await {
@@ -85,6 +93,7 @@ impl Keeper {
                     tokio::select! {
                         () = sleep_until(again) => {}
                         () = self.lost() => info!("the registry lost this endpoint; registering again"),
+                        _ = &mut stopped => return,
                     }
                 }
                 Err(error) => {
@@ -95,7 +104,10 @@ impl Keeper {
             }
             if failures > 0 {
                 let pause = PAUSE.0.saturating_mul(1 << failures.min(10)).min(PAUSE.1);
-                sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+                tokio::select! {
+                    () = sleep(pause.mul_f64(rand::random_range(0.5..1.0))) => {}
+                    _ = &mut stopped => return,
+                }
             }
         }
     }
