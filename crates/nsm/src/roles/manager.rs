@@ -19,7 +19,7 @@ use nsm_hop::{
     services,
 };
 use nsm_policy::PolicySet;
-use nsm_registry::LocalBypass;
+use nsm_registry::{Cache, LocalBypass};
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 /// Settings of `nsm manager`.
@@ -104,8 +104,11 @@ impl Config {
 
     /// The registry as this node sees it.
     pub(super) fn registry(&self, process: &Process, context: &Context) -> Result<LocalBypass> {
-        let upstream = match &self.registry_url {
-            Some(url) => guard::client(process.dialer.registry(url), self.client_policies.clone()),
+        let upstream: Arc<dyn RegistryApi> = match &self.registry_url {
+            Some(url) => {
+                let above = guard::client(process.dialer.registry(url), self.client_policies.clone());
+                Arc::new(Cache::new(above, Arc::new(SystemTime::now)))
+            }
             None => registry::memory(nsm_registry::DEFAULT_EXPIRE_PERIOD),
         };
         Ok(LocalBypass::new(upstream, self.own_url()?, context.labels.clone(), Arc::new(SystemTime::now)))
