@@ -12,7 +12,7 @@ use crate::{
     timer::Timer,
 };
 use async_trait::async_trait;
-use futures::{FutureExt, StreamExt, future, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, future, stream};
 use local::{Address, Local, Locals, Trust, Turns};
 use nsm_api::{
     Caller, EndpointName, EndpointQuery, EndpointUpdate, EndpointUpdates, Error, Files, Kind, Labels, NetworkService,
@@ -208,7 +208,7 @@ impl Inner {
     async fn unregister_endpoint(&self, mut endpoint: NetworkServiceEndpoint, caller: Caller) -> Result<()> {
         begin_path(&mut endpoint.path_ids, &caller);
         let _turn = within(&caller, self.turns.take(&endpoint.name).map(Ok)).await?;
-        if !self.locals.knows(&endpoint.name) {
+        if !self.locals.knows(&endpoint.name) && !self.is_said_to_be_here(&endpoint.name, &caller).await? {
             return Ok(());
         }
         let name = endpoint.name.clone();
@@ -216,6 +216,18 @@ impl Inner {
         within(&caller, self.upstream.unregister_endpoint(endpoint, onward(&caller))).await?;
         self.locals.restore(&name, None);
         Ok(())
+    }
+
+    /// A former life of this manager may have registered it. What another manager registered since is not ours to remove.
+    async fn is_said_to_be_here(&self, name: &EndpointName, caller: &Caller) -> Result<bool> {
+        let query = EndpointQuery { name: Some(name.clone()), url: self.url.clone(), ..EndpointQuery::default() };
+        let mut found = within(caller, self.upstream.find_endpoints(query, onward(caller))).await?;
+        while let Some((update, _)) = within(caller, found.try_next()).await? {
+            if !update.deleted && update.endpoint.name == *name && update.endpoint.url == self.url {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
