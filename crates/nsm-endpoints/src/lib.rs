@@ -1,11 +1,13 @@
 //! What network services do besides being connected to.
 //!
 //! [`prefixes`] lends prefixes to the endpoints of a distributed layer 3; [`vl3`] is such an endpoint: its addresses, its
-//! prefix, and its wires to the other endpoints of the network. Packets are routed by the kernel.
+//! prefix, and its wires to the other endpoints of the network. Packets are routed by the kernel. [`firewall`] reads files
+//! of rules.
 //!
 //! Not here: settings, the process around it, kernel objects (`nsm`), and what a hop does with a Request (`nsm-hop`).
 
 #![forbid(unsafe_code)]
 
+pub mod firewall;
 pub mod prefixes;
 pub mod vl3;

@@ -11,6 +11,7 @@ pub mod echoes;
 mod error;
 mod features;
 pub mod find;
+pub mod firewall;
 mod inet;
 mod kernel;
 mod link;

@@ -9,9 +9,10 @@ use crate::{
 use nsm_api::Result;
 use rustix::io::Errno;
 
-const NFGEN_FIXED: usize = 4;
+/// Bytes of the fixed part of a message.
+pub(crate) const NFGEN_FIXED: usize = 4;
 
-fn header(family: u8, resource: u16) -> [u8; NFGEN_FIXED] {
+pub(crate) fn header(family: u8, resource: u16) -> [u8; NFGEN_FIXED] {
     let [high, low] = resource.to_be_bytes();
     [family, 0, high, low]
 }
@@ -20,11 +21,11 @@ fn nft(message: u16, flags: u16) -> Message {
     Message::new(NFNL_SUBSYS_NFTABLES << 8 | message, flags, &header(NFPROTO_INET, 0))
 }
 
-fn be(message: Message, kind: u16, value: u32) -> Message {
+pub(crate) fn be(message: Message, kind: u16, value: u32) -> Message {
     message.bytes(kind, &value.to_be_bytes())
 }
 
-fn nest(message: Message, kind: u16, fill: impl FnOnce(Message) -> Message) -> Message {
+pub(crate) fn nest(message: Message, kind: u16, fill: impl FnOnce(Message) -> Message) -> Message {
     message.nest(kind | NLA_F_NESTED, fill)
 }
 
@@ -40,6 +41,10 @@ impl Filters {
         let bracket = |kind| Message::new(kind, 0, &header(0, NFNL_SUBSYS_NFTABLES));
         let done = self.0.transaction(bracket(NFNL_MSG_BATCH_BEGIN), changes, bracket(NFNL_MSG_BATCH_END));
         done.map_err(|(_, refusal)| refusal)
+    }
+    /// All objects that the request selects.
+    pub(crate) fn dump(&mut self, message: Message) -> std::result::Result<Vec<Reply>, Refusal> {
+        self.0.dump(message)
     }
     /// The names of all tables of this family.
     pub(crate) fn tables(&mut self) -> std::result::Result<Vec<String>, Refusal> {
@@ -157,7 +162,7 @@ fn step(list: Message, step: &Step) -> Message {
     }
 }
 
-fn expression(list: Message, name: &str, data: impl FnOnce(Message) -> Message) -> Message {
+pub(crate) fn expression(list: Message, name: &str, data: impl FnOnce(Message) -> Message) -> Message {
     nest(list, NFTA_LIST_ELEM, |element| nest(element.text(NFTA_EXPR_NAME, name), NFTA_EXPR_DATA, data))
 }
 
