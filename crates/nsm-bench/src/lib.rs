@@ -10,7 +10,6 @@
 
 mod bare;
 mod cli;
-mod client;
 mod meter;
 mod parts;
 mod process;
@@ -22,5 +21,7 @@ mod stats;
 mod turns;
 mod wire;
 mod wireguard;
+
+use nsm_lab::client;
 
 pub use cli::{BenchCommand, RegistryArgs, SetupArgs, WireArgs, WireguardArgs, cli};

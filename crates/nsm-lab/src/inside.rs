@@ -62,6 +62,10 @@ pub fn inside<T>(text: &str, work: impl AsyncFnOnce(&mut Inside) -> Result<T>) -
 }
 
 impl Inside {
+    /// The world itself, for work of this crate.
+    pub(crate) fn parts(&mut self) -> (&mut World, &Progress) {
+        (&mut self.world, &self.progress)
+    }
     /// Says what is being done now.
     pub fn step(&self, what: &str) {
         self.progress.step(what);

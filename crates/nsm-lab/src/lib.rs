@@ -9,8 +9,10 @@
 
 #![forbid(unsafe_code)]
 
+mod chaos;
 mod checks;
 mod cli;
+pub mod client;
 mod faults;
 mod foreign;
 mod graph;
@@ -30,7 +32,9 @@ pub mod schema;
 mod state;
 mod world;
 
-pub use cli::{DownArgs, ExecArgs, GraphArgs, LabCommand, LookArgs, PsArgs, RunArgs, StartArgs, UpArgs, cli};
+pub use cli::{
+    ChaosArgs, DownArgs, ExecArgs, GraphArgs, HealsArgs, LabCommand, LookArgs, PsArgs, RunArgs, SoakArgs, StartArgs, UpArgs, cli,
+};
 pub use inside::{Inside, inside};
 pub use look::{Look, SeenInterface, SeenRoute};
 pub use read::{LabFile, Mistake, read, read_file};

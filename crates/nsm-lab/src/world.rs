@@ -63,6 +63,8 @@ pub(crate) struct World {
     /// Processes that were ended without a word, or said goodbye to a program of somebody else, which may have forgotten
     /// them: what they left with others goes when it expires.
     silenced: BTreeSet<String>,
+    /// Processes that were ended and not started again.
+    away: BTreeSet<String>,
     setting: Setting,
     state: State,
 }
@@ -89,8 +91,8 @@ impl World {
             processes: Vec::new(),
         };
         let (places, processes) = (Places::default(), BTreeMap::new());
-        let (births, apps, silenced) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        let world = World { file, files, plan, places, processes, births, apps, silenced, setting, state };
+        let (births, apps, silenced, away) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        let world = World { file, files, plan, places, processes, births, apps, silenced, away, setting, state };
         world.save()?;
         Ok(world)
     }
@@ -158,7 +160,7 @@ impl World {
     }
 
     /// Waits until a process serves, as it says or as is seen from outside.
-    async fn ready(&mut self, name: &str) -> Result<()> {
+    pub(crate) async fn ready(&mut self, name: &str) -> Result<()> {
         if self.process(name)?.spec.program.is_some() {
             return self.ready_outside(name).await;
         }
@@ -171,6 +173,7 @@ impl World {
         if ending == Ending::Kill || foreign {
             self.silenced.insert(name.to_owned());
         }
+        self.away.insert(name.to_owned());
         match ending {
             Ending::Kill => self.process(name)?.kill().await,
             Ending::Term => {
@@ -180,10 +183,22 @@ impl World {
         }
     }
 
+    /// The manager of this node was ended by a fault, and stays away.
+    pub(crate) fn was_ended(&self, node: &str) -> bool {
+        [node.to_owned(), format!("{node}-manager")].iter().any(|name| self.away.contains(name))
+    }
+
     /// Ends one process, starts it again and waits until it serves.
     pub(crate) async fn restart(&mut self, name: &str, ending: Ending) -> Result<()> {
         self.end(name, ending).await?;
         self.begin(name).await
+    }
+
+    /// Starts a process that does not run, and waits for nothing.
+    pub(crate) fn launch(&mut self, name: &str) -> Result<()> {
+        let spec = self.spec(name)?;
+        self.start(&spec)?;
+        self.save()
     }
 
     /// Starts a process that does not run, and waits until it serves.
@@ -198,16 +213,15 @@ impl World {
         {
             return self.client(&client).await;
         }
-        let spec = self.spec(name)?;
-        self.start(&spec)?;
-        self.save()?;
+        self.launch(name)?;
         self.ready(name).await?;
+        let spec = self.spec(name)?;
         // A registry that keeps nothing is told again; of the others it is to be seen that they need not be.
         let forgets = spec.role == Role::Registry && spec.env.get("NSM_STORE").is_some_and(|store| store == "memory");
         if forgets { self.services().await } else { Ok(()) }
     }
 
-    pub(crate) fn spec(&self, name: &str) -> Result<crate::plan::Spec> {
+    fn spec(&self, name: &str) -> Result<crate::plan::Spec> {
         let spec = self.plan.processes.iter().find(|spec| spec.name == name);
         spec.cloned().ok_or_else(|| Error::internal(format!("process {name:?}"), "is not in the plan"))
     }
@@ -215,6 +229,7 @@ impl World {
     fn start(&mut self, spec: &crate::plan::Spec) -> Result<()> {
         // Its socket has the same path: an earlier process of this name must let go of it first.
         self.processes.remove(&spec.name);
+        self.away.remove(&spec.name);
         self.make_own_directory(spec)?;
         let process = Process::start(&self.setting.program, spec, &self.files)?;
         let started = process_stat(process.pid).map_or(0, |(started, _)| started);
@@ -317,6 +332,16 @@ impl World {
         let mut all = vec!["--netns".to_owned(), self.file.lab.namespace(crate::plan::FABRIC)];
         all.extend_from_slice(args);
         ask(&self.setting.program, &all, &self.files).await
+    }
+
+    /// What prints every event of a node's manager.
+    pub(crate) fn watch(&self, node: &str) -> Command {
+        let mut command = Command::new(&self.setting.program);
+        let fabric = self.file.lab.namespace(crate::plan::FABRIC);
+        command.args(["--netns", &fabric, "watch", "connections", "--json", "--connect-to", &unix(&self.files.manager(node))]);
+        command.env_clear().envs(environment()).env("SPIFFE_ENDPOINT_SOCKET", unix(&self.files.workload(TOOL)));
+        command.env("NSM_DIE_WITH_PARENT", "1");
+        command
     }
 
     /// Ends everything and says what is left behind. Safe at any point of the way up.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 const EACH: usize = 2;
 
 /// No process of ours holds a namespace in which no process of the lab lives, nor many descriptors.
-pub(super) async fn descriptors(world: &mut World, spare: usize) -> Result<Seen> {
+pub(crate) async fn descriptors(world: &mut World, spare: usize) -> Result<Seen> {
     let connections = mesh::everywhere(world).await?.len();
     let mut living = BTreeSet::new();
     for (name, process) in &mut world.processes {

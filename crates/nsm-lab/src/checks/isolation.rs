@@ -95,7 +95,7 @@ fn underlay(world: &World, pods: [&str; 2]) -> BTreeSet<Spot> {
 }
 
 /// Both ends of these cables.
-pub(super) fn links(plan: &Plan, which: impl Fn(&Cable) -> bool) -> BTreeSet<Spot> {
+pub(crate) fn links(plan: &Plan, which: impl Fn(&Cable) -> bool) -> BTreeSet<Spot> {
     let ends = plan.cables.iter().filter(|cable| which(cable)).flat_map(|cable| [&cable.a, &cable.b]);
     ends.map(|end| (end.netns.clone(), end.interface.clone())).collect()
 }

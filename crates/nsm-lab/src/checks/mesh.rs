@@ -79,14 +79,19 @@ pub(crate) fn listed(text: &str) -> Result<Vec<Listed>> {
     serde_json::from_str(text.trim()).map_err(|error| Error::internal("list of connections", format!("is not as expected: {error}")))
 }
 
-async fn at_node(world: &World, node: &str) -> Result<Vec<Listed>> {
+/// What the manager of a node lists, as JSON.
+pub(crate) async fn connections_at(world: &World, node: &str) -> Result<String> {
     let args = ["get", "connections", "--connect-to", &unix(&world.files.manager(node)), "--json"].map(str::to_owned);
-    listed(&world.ask(&args).await?)
+    world.ask(&args).await
 }
 
-/// Every manager sees the stretches that pass it.
+async fn at_node(world: &World, node: &str) -> Result<Vec<Listed>> {
+    listed(&connections_at(world, node).await?)
+}
+
+/// Every manager sees the stretches that pass it. One that was ended sees nothing.
 pub(super) async fn everywhere(world: &World) -> Result<Vec<Listed>> {
-    let asks = world.file.lab.nodes.iter().map(|node| at_node(world, &node.name));
+    let asks = world.file.lab.nodes.iter().filter(|node| !world.was_ended(&node.name)).map(|node| at_node(world, &node.name));
     Ok(futures::future::try_join_all(asks).await?.into_iter().flatten().collect())
 }
 

@@ -24,7 +24,10 @@ use tokio::time::Instant;
 /// How long a state may take to come about.
 const STATE_BOUND: Duration = Duration::from_secs(3);
 
-pub(crate) use mesh::{Listed, connections_of, listed};
+pub(crate) use descriptors::descriptors;
+pub(crate) use isolation::links;
+pub(crate) use mesh::{Listed, connections_at, connections_of, listed};
+pub(crate) use steady::pods as client_pods;
 
 /// Between two looks at a state that may take long: each look starts processes.
 const LONG_PAUSE: Duration = Duration::from_millis(200);
@@ -110,7 +113,7 @@ async fn look(world: &mut World, check: &Check) -> Result<Seen> {
         Check::Lasts { client, interface, span, .. } => life::lasts(world, client, interface, *span).await,
         Check::Do(fault) => world.fault(fault).await.map(|()| Seen::new(true, "done")),
         Check::Steady(asked) => steady::steady(world, asked).await,
-        Check::Descriptors { spare } => descriptors::descriptors(world, *spare).await,
+        Check::Descriptors { spare } => descriptors(world, *spare).await,
         Check::Kill { client } => life::kill(world, client).await,
         Check::Close { client } => mesh::closed(world, client).await,
     }

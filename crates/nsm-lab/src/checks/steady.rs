@@ -26,7 +26,7 @@ pub(super) async fn steady(world: &mut World, asked: &Steady) -> Result<Seen> {
     let before = index(world, &asked.client, &asked.interface)?;
     let netns = world.places.get(&world.file.lab.namespace(&asked.client))?.netns.clone();
     let pulse = Pulse::start(&[Track { netns, to: asked.to.clone() }], INTERVAL)?;
-    let oracle = Oracle::start(&world.places, pulse.mark(), allowed(world, &asked.client)?)?;
+    let oracle = Oracle::start(&world.places, pulse.mark(), allowed(world, asked)?)?;
     let holders = Holders::start(pods(world)?)?;
     let from = pulse.now();
     let done = all(world, asked).await;
@@ -59,12 +59,17 @@ fn pause(faults: &[Check]) -> Duration {
     if faults.iter().any(|fault| matches!(fault, Check::Do(Fault::Wait { .. }))) { Duration::ZERO } else { AFTERMATH }
 }
 
-/// Echoes of a client may be seen in its own pod, in those of endpoints, and between the nodes.
-fn allowed(world: &World, client: &str) -> Result<Allowed> {
+/// Echoes of a client may be seen in its own pod, in those of endpoints, where the one who answers is, and between the nodes.
+fn allowed(world: &World, asked: &Steady) -> Result<Allowed> {
     let lab = &world.file.lab;
-    let pods = lab.endpoints.iter().map(|endpoint| endpoint.name.as_str()).chain([client]);
+    let pods = lab.endpoints.iter().map(|endpoint| endpoint.name.as_str()).chain([asked.client.as_str()]);
     let fabric = lab.namespace(FABRIC);
     let mut allowed = Allowed { everywhere_in: pods.map(|pod| lab.namespace(pod)).collect(), ..Allowed::default() };
+    for (name, place) in world.places.iter() {
+        if place.net.addresses()?.iter().any(|own| asked.to.contains(&own.address.addr())) {
+            allowed.everywhere_in.insert(name.to_owned());
+        }
+    }
     allowed.at = isolation::links(&world.plan, |cable| cable.a.netns == fabric);
     Ok(allowed)
 }

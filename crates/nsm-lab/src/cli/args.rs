@@ -24,6 +24,12 @@ pub enum LabCommand {
     /// Become another program, which ends with the lab.
     #[command(hide = true)]
     Start(StartArgs),
+    /// Every role meets every fault, alone and in pairs, under traffic; a table of what was lost.
+    Chaos(ChaosArgs),
+    /// How long it takes to get to another endpoint when one dies or falls silent, over short and long ways.
+    Heals(HealsArgs),
+    /// Create and close vWires for a long time while faults happen; memory, descriptors and kernel objects must not grow.
+    Soak(SoakArgs),
     /// Show what a process here sees: interfaces, addresses, routes, and whether a peer answers.
     Look(LookArgs),
 }
@@ -108,6 +114,63 @@ pub struct StartArgs {
     /// The program and its arguments.
     #[arg(required = true, last = true)]
     pub command: Vec<PathBuf>,
+}
+
+/// Arguments of `lab chaos`.
+#[derive(Clone, Debug, Args)]
+pub struct ChaosArgs {
+    /// Decides which process of a role it is, the order, and the times.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// vWires that carry packets meanwhile.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(6..=2000))]
+    pub vwires: u32,
+    /// Every role alone, and no pairs.
+    #[arg(long)]
+    pub alone: bool,
+    /// Write chaos.md, chaos.svg and chaos.json into this directory.
+    #[arg(long, value_name = "DIR")]
+    pub write: Option<PathBuf>,
+    /// One line of JSON instead of the table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `lab heals`.
+#[derive(Clone, Debug, Args)]
+pub struct HealsArgs {
+    /// Heals of each kind at each round trip.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
+    /// Round trips between two nodes, milliseconds.
+    #[arg(long, value_delimiter = ',', default_value = "0.2,20,100")]
+    pub rtt: Vec<f64>,
+    /// Instead: no heal at all for so many minutes over links that lose five percent, with jitter.
+    #[arg(long, value_name = "MINUTES")]
+    pub lossy: Option<f64>,
+    /// The chance that the links play with.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// One line of JSON instead of the table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `lab soak`.
+#[derive(Clone, Debug, Args)]
+pub struct SoakArgs {
+    /// How long.
+    #[arg(long, default_value_t = 30.0)]
+    pub minutes: f64,
+    /// vWires that are created in a second; each is closed a little later.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub rate: u32,
+    /// Decides which faults there are and when.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// One line of JSON instead of the table.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `lab look`.

@@ -3,9 +3,10 @@
 mod args;
 mod running;
 
-pub use args::{DownArgs, ExecArgs, GraphArgs, LabCommand, LookArgs, PsArgs, RunArgs, StartArgs, UpArgs};
+pub use args::{ChaosArgs, DownArgs, ExecArgs, GraphArgs, HealsArgs, LabCommand, LookArgs, PsArgs, RunArgs, SoakArgs, StartArgs, UpArgs};
 
 use crate::{
+    chaos,
     look::look,
     progress::{Progress, wants_colour},
     read::{LabFile, read_file},
@@ -45,6 +46,9 @@ pub fn cli(command: LabCommand) -> Result<bool> {
         LabCommand::Graph(args) => running::graph(&args).map(|()| true),
         LabCommand::Start(args) => running::start(&args).map(|never| match never {}),
         LabCommand::Look(args) => show_look(&args),
+        LabCommand::Chaos(args) => chaos::chaos(&args),
+        LabCommand::Heals(args) => chaos::heals::heals(&args),
+        LabCommand::Soak(args) => chaos::soak::soak(&args),
     }
 }
 
@@ -54,7 +58,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
     built.map_err(|error| Error::internal("async runtime", error.to_string()))
 }
 
-fn program() -> Result<PathBuf> {
+pub(crate) fn program() -> Result<PathBuf> {
     std::env::current_exe().map_err(|error| Error::internal("this program", format!("cannot find itself: {error}")))
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// How long one call may take.
-pub(crate) const CALL_BOUND: Duration = Duration::from_secs(30);
+pub const CALL_BOUND: Duration = Duration::from_secs(30);
 /// How long the first packet may take after the answer.
 const PACKET_BOUND: Duration = Duration::from_secs(5);
 /// How long one echo is waited for before the next is sent.
@@ -24,15 +24,15 @@ const INTERFACE: &str = "nsm-1";
 
 /// What clients need to know of the mesh.
 #[derive(Clone)]
-pub(crate) struct Mesh {
+pub struct Mesh {
     /// Who they are.
-    pub(crate) source: Source,
+    pub source: Source,
     /// The manager of their node.
-    pub(crate) manager: Target,
+    pub manager: Target,
 }
 
 /// A client that has not asked yet.
-pub(crate) struct Client {
+pub struct Client {
     name: String,
     netns: Netns,
     dialer: Dialer,
@@ -41,25 +41,25 @@ pub(crate) struct Client {
 }
 
 /// A client with its connection.
-pub(crate) struct Connected {
+pub struct Connected {
     client: Client,
     connection: Connection,
     files: Files,
     /// From the first byte of the Request's dial to its answer.
-    pub(crate) answered: Duration,
+    pub answered: Duration,
 }
 
 impl Mesh {
     /// A dialer that has dialled nothing yet.
-    pub(crate) fn dialer(&self) -> Dialer {
+    pub fn dialer(&self) -> Dialer {
         Dialer::new(self.source.clone(), DialOptions::default())
     }
     /// A client with its namespace; nothing is dialled before it asks.
-    pub(crate) fn client(&self, name: impl Into<String>) -> Result<Client> {
+    pub fn client(&self, name: impl Into<String>) -> Result<Client> {
         self.client_of(&self.dialer(), name)
     }
     /// The same, with the connections of a dialer in use.
-    pub(crate) fn client_of(&self, dialer: &Dialer, name: impl Into<String>) -> Result<Client> {
+    pub fn client_of(&self, dialer: &Dialer, name: impl Into<String>) -> Result<Client> {
         let netns = netns::create()?;
         Net::new(&netns)?.loopback_up()?;
         let api = dialer.network_service(&self.manager, &Files::default());
@@ -69,11 +69,11 @@ impl Mesh {
 
 impl Client {
     /// Dials the manager, and asks for nothing.
-    pub(crate) async fn dial(&self) -> Result<()> {
+    pub async fn dial(&self) -> Result<()> {
         self.dialer.health(&self.manager, "", CALL_BOUND).await
     }
     /// Asks for a connection.
-    pub(crate) async fn connect(self, service: &str) -> Result<Connected> {
+    pub async fn connect(self, service: &str) -> Result<Connected> {
         let (name, id) = (HopName::new(&self.name)?, ConnectionId::new(&self.name)?);
         let mut connection = Connection::new(id, ServiceName::new(service)?);
         path::begin(&mut connection, &name);
@@ -88,8 +88,12 @@ impl Client {
 }
 
 impl Connected {
+    /// The client's namespace.
+    pub fn netns(&self) -> Netns {
+        self.client.netns.clone()
+    }
     /// Sends echoes until one is answered.
-    pub(crate) async fn first_packet(&self) -> Result<()> {
+    pub async fn first_packet(&self) -> Result<()> {
         let object = || format!("connection of {}", self.client.name);
         let address = self.connection.context.ip_context.dst_ip_addrs.first();
         let address = address.ok_or_else(|| Error::internal(object(), "has no address of the endpoint"))?.addr();
@@ -102,13 +106,13 @@ impl Connected {
         Err(Error::new(Kind::Timeout, object(), format!("no echo came back within {PACKET_BOUND:?}"), "see the logs of the forwarders"))
     }
     /// Asks for the same again.
-    pub(crate) async fn refresh(&self) -> Result<()> {
+    pub async fn refresh(&self) -> Result<()> {
         let preferences = self.connection.mechanism.clone().into_iter().collect();
         let request = Request { connection: self.connection.clone(), preferences, files: self.files.clone() };
         self.client.api.request(request, Caller::within(CALL_BOUND)).await.map(|_| ())
     }
     /// Ends it; asks again when the mesh says that it is not done everywhere yet. Answers how often it had to.
-    pub(crate) async fn close(self) -> Result<u32> {
+    pub async fn close(self) -> Result<u32> {
         let begun = Instant::now();
         let mut repeats = 0;
         loop {
