@@ -6,6 +6,7 @@ use std::{
     ops::{Deref, DerefMut},
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     ptr,
+    time::Duration,
 };
 use zeroize::Zeroize;
 
@@ -29,6 +30,37 @@ fn last_errno() -> Errno {
 
 fn checked(result: libc::c_int) -> Result<libc::c_int, Errno> {
     if result < 0 { Err(last_errno()) } else { Ok(result) }
+}
+
+/// The scheduler's settings of a thread, as far as every kernel knows them.
+#[repr(C)]
+#[derive(Default)]
+struct Scheduling {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    /// Nanoseconds.
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// The calling thread runs for so long at a time, if it is an ordinary one; the rest of its settings stays.
+pub(crate) fn take_turns(turn: Duration) -> Result<(), Errno> {
+    let mut settings = Scheduling::default();
+    let size = size_of::<Scheduling>();
+    // SAFETY: the kernel writes at most `size` bytes, which `settings` has; any bytes are valid integers.
+    let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut settings, size, 0) };
+    checked(got as libc::c_int)?;
+    if ![libc::SCHED_OTHER, libc::SCHED_BATCH].contains(&(settings.policy as libc::c_int)) {
+        return Ok(());
+    }
+    (settings.size, settings.runtime) = (size as u32, turn.as_nanos() as u64);
+    // SAFETY: the kernel reads the number of bytes that `settings` says it has.
+    let set = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const settings, 0) };
+    checked(set as libc::c_int).map(|_| ())
 }
 
 /// Something on the heap with secrets inside, whose own bytes are wiped when it is dropped.

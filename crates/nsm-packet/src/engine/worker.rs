@@ -1,4 +1,4 @@
-//! A thread that carries packets: it waits while nothing moves, and polls what just moved while more is likely.
+//! A thread that carries packets: it waits while nothing moves, and polls what just moved while that has been worth it.
 //!
 //! Each interface and each socket belongs to one worker at a time, so that no other is woken for it, nothing is reordered, and a
 //! sender finds its receiver awake while packets move: for a busy flow waking is most of the cost.
@@ -8,6 +8,7 @@ use super::{
     encap::Encap,
     shared::{Ready, Shared},
 };
+use crate::sys;
 use rustix::event::{Timespec, epoll};
 use std::{
     mem::MaybeUninit,
@@ -19,13 +20,12 @@ use std::{
 /// Most interfaces and sockets that one worker polls.
 const MAX_HOT: usize = 16;
 /// Longest time that a worker polls without a packet.
-const MAX_SPIN: Duration = Duration::from_micros(50);
-/// Shortest such time that is worth the effort.
-const MIN_SPIN: Duration = Duration::from_micros(5);
-/// Giving way for longer than this means that the processor is not ours alone.
-const CONTENDED: Duration = Duration::from_micros(20);
-/// For so long nothing is polled then.
-const RESPITE: Duration = Duration::from_millis(20);
+const SPIN: Duration = Duration::from_micros(50);
+/// Polling that was in vain so many times in a row is tried again only once in two to the power of that many times.
+const MAX_FAILURES: u32 = 10;
+/// How long the scheduler lets a worker run at a time. A worker has little to do at once, and others wait for it: it runs no
+/// more than its share, but sooner.
+const TURN: Duration = Duration::from_micros(100);
 /// Being busy for so long is too much for one worker.
 const OVERLOAD: Duration = Duration::from_millis(2);
 /// While packets move, others are looked for once in so many rounds.
@@ -46,6 +46,8 @@ pub(super) enum Progress {
 
 /// The thread. A defect that a packet brings to light costs what was on its way, not the devices of this worker.
 pub(super) fn run(number: u32, shared: &Arc<Shared>) {
+    // Kernels before 6.12 take no notice; where it is not allowed, the scheduler's own choice has to do.
+    let _ = sys::take_turns(TURN);
     while !shared.stopped() {
         let working = AssertUnwindSafe(|| Worker::new(number, shared.clone()).run());
         if std::panic::catch_unwind(working).is_err() {
@@ -79,6 +81,39 @@ impl Load {
     }
 }
 
+/// The way that packets went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Out,
+    In,
+}
+
+/// Whether polling after packets that went one way is worth it, learned from how it went. It never is where the next packet can
+/// come only after somebody else got this processor: where the receiver in the pod runs on it, or the other node's engine.
+#[derive(Debug, Default)]
+struct Habit {
+    failures: u32,
+    skip: u32,
+}
+
+impl Habit {
+    /// Whether to poll this time.
+    fn wants(&mut self) -> bool {
+        let wants = self.skip == 0;
+        self.skip = self.skip.saturating_sub(1);
+        wants
+    }
+    fn learn(&mut self, success: bool) {
+        *self = match success {
+            true => Habit::default(),
+            false => {
+                let failures = (self.failures + 1).min(MAX_FAILURES);
+                Habit { failures, skip: 1 << failures }
+            }
+        };
+    }
+}
+
 /// The state of one thread.
 struct Worker {
     number: u32,
@@ -86,68 +121,56 @@ struct Worker {
     encap: Encap,
     decap: Decap,
     hot: Vec<Ready>,
-    /// How long to poll without a packet: learned from how soon the next came.
-    spin: Duration,
-    no_spin_before: Instant,
+    /// Of packets out and in.
+    habits: [Habit; 2],
 }
 
 impl Worker {
     fn new(number: u32, shared: Arc<Shared>) -> Worker {
-        Worker {
-            number,
-            shared,
-            encap: Encap::new(),
-            decap: Decap::new(),
-            hot: Vec::with_capacity(MAX_HOT),
-            spin: Duration::ZERO,
-            no_spin_before: Instant::now(),
-        }
+        Worker { number, shared, encap: Encap::new(), decap: Decap::new(), hot: Vec::with_capacity(MAX_HOT), habits: Default::default() }
     }
     /// Works until the engine stops.
     fn run(mut self) {
         while !self.shared.stopped() {
-            self.sleep();
+            self.look(None);
             self.busy();
         }
     }
-    /// Waits for something to be read, and learns from how long it took.
-    fn sleep(&mut self) {
-        let begun = Instant::now();
-        self.look(None);
-        let slept = begun.elapsed();
-        if begun < self.no_spin_before {
-            return;
-        }
-        if slept <= MAX_SPIN {
-            self.spin = (self.spin * 2).clamp(MIN_SPIN, MAX_SPIN);
-        } else if slept > MAX_SPIN * 4 {
-            self.spin = if self.spin <= MIN_SPIN { Duration::ZERO } else { self.spin / 2 };
-        }
-    }
-    /// Serves what is hot until it has been read empty and then quiet for a while.
+    /// Serves what is hot until it has been read empty and then, where that is worth it, quiet for a while.
     fn busy(&mut self) {
-        let (mut round, mut moved_at) = (0u32, Instant::now());
+        let (mut round, mut moved_at, mut polling) = (0u32, Instant::now(), None);
         let mut load = Load::new(moved_at);
         while !self.hot.is_empty() && !self.shared.stopped() {
-            let most = self.serve_all();
+            let (most, way) = self.serve_all();
             round = round.wrapping_add(1);
-            if most == Progress::Drained && self.spin.is_zero() {
-                break; // what came meanwhile is told
-            }
             let moved = most >= Progress::Drained;
             if moved {
-                moved_at = Instant::now();
+                let before = std::mem::replace(&mut moved_at, Instant::now());
+                if let Some(after) = polling.take() {
+                    // Late: somebody else had the processor meanwhile.
+                    self.habit(after).learn(moved_at - before < SPIN);
+                }
+            }
+            if most == Progress::Drained {
+                if !self.habit(way).wants() {
+                    break; // what came meanwhile is told
+                }
+                polling = Some(way);
             }
             if load.is_too_much(moved, moved_at) {
                 self.share();
             }
             // What was told of is not told again: it must be served before the end.
             let told = (!moved || round.is_multiple_of(ROUNDS)) && self.look(Some(Duration::ZERO));
-            if !moved && !told && (moved_at.elapsed() >= self.spin || !self.offer_processor()) {
+            if !moved && !told && moved_at.elapsed() >= SPIN {
+                polling.into_iter().for_each(|after| self.habit(after).learn(false));
                 break;
             }
         }
         self.rest();
+    }
+    fn habit(&mut self, after: Way) -> &mut Habit {
+        &mut self.habits[after as usize]
     }
     /// Nothing is hot any more, and sockets that others had handed over go back.
     fn rest(&mut self) {
@@ -172,27 +195,18 @@ impl Worker {
             self.shared.hand_over(&path, next);
         }
     }
-    /// Lets others run. Whether polling goes on: it does not where somebody else needs the processor, because a thread that
-    /// gives way waits for its turn, while one that sleeps is woken at once.
-    fn offer_processor(&mut self) -> bool {
-        let begun = Instant::now();
-        std::thread::yield_now();
-        let alone = begun.elapsed() < CONTENDED;
-        if !alone {
-            self.spin = Duration::ZERO;
-            self.no_spin_before = begun + RESPITE;
-        }
-        alone
-    }
-    /// One turn for each. The most that any of them came to.
-    fn serve_all(&mut self) -> Progress {
-        let (mut most, mut number) = (Progress::Gone, 0);
+    /// One turn for each. The most that any of them came to, and which way the last packets went.
+    fn serve_all(&mut self) -> (Progress, Way) {
+        let (mut most, mut way, mut number) = (Progress::Gone, Way::Out, 0);
         while number < self.hot.len() {
-            let progress = match &self.hot[number] {
-                Ready::Interface(tunnel) => self.encap.serve(&self.shared, tunnel),
-                Ready::Path(path) => self.decap.serve(&self.shared, path),
-                Ready::Nothing => Progress::Gone,
+            let (progress, its) = match &self.hot[number] {
+                Ready::Interface(tunnel) => (self.encap.serve(&self.shared, tunnel), Way::Out),
+                Ready::Path(path) => (self.decap.serve(&self.shared, path), Way::In),
+                Ready::Nothing => (Progress::Gone, Way::Out),
             };
+            if progress >= Progress::Drained {
+                way = its;
+            }
             most = most.max(progress);
             if progress == Progress::Gone {
                 self.hot.swap_remove(number);
@@ -200,7 +214,7 @@ impl Worker {
                 number += 1;
             }
         }
-        most
+        (most, way)
     }
     /// Takes over what has something to be read; with `None` waits until there is something. Whether there was.
     fn look(&mut self, timeout: Option<Duration>) -> bool {
@@ -222,5 +236,24 @@ impl Worker {
             }
         }
         any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polling_in_vain_is_tried_ever_more_rarely_until_it_helps() {
+        let (mut habit, mut tries) = (Habit::default(), 0);
+        for _ in 0..100_000 {
+            if habit.wants() {
+                tries += 1;
+                habit.learn(false);
+            }
+        }
+        assert!((90..120).contains(&tries), "{tries} of 100000: about one in a thousand");
+        habit.learn(true);
+        assert!(habit.wants() && habit.wants());
     }
 }
