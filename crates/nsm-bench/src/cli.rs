@@ -45,18 +45,21 @@ pub struct WireguardArgs {
     /// One line of JSON instead of the table.
     #[arg(long)]
     pub json: bool,
-    /// A WireGuard program to compare with, once or several times; inside the source tree wireguard-go is built when none is
-    /// named. It is called as wireguard-go in crates/nsm-packet/tests/wireguard-go/main.go is.
+    /// A WireGuard program to compare with, once or several times; inside the source tree wireguard-go, that of 2022 and
+    /// gotatun are built when none is named. It is called as crates/nsm-packet/tests/wireguard-go/main.go is.
     #[arg(long, value_name = "PROGRAM")]
     pub peer: Vec<PathBuf>,
+    /// Only the figures that have this in their name.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub only: String,
     /// Length of one round on each side, seconds; the two sides take turns of a fifth of a second.
     #[arg(long, value_name = "S", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=60))]
     pub seconds: u64,
     /// Rounds of each figure; the median of all turns counts.
     #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
-    /// Encrypted vWires that one node holds at the same time.
-    #[arg(long, value_name = "N", default_value = "200", value_parser = clap::value_parser!(u32).range(1..=900))]
+    /// Encrypted vWires that one node holds at the same time; 0 for leaving that out.
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(0..=2000))]
     pub devices: u32,
 }
 

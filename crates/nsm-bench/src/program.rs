@@ -1,8 +1,8 @@
-//! The peer of an encrypted vWire: another WireGuard program, with the same pods, nodes and underlay.
+//! The peers of an encrypted vWire: other WireGuard programs, with the same kind of pods, nodes and underlay.
 //!
 //! It is called with the name and MTU of its interface and the file of the pod's namespace, in the node's namespace; takes its
 //! configuration in the format of WireGuard's "set" operation from standard input up to an empty line; says `ready`; and
-//! ends when its input does. `crates/nsm-packet/tests/wireguard-go` is such a program.
+//! ends when its input does. `crates/nsm-packet/tests` has such programs.
 
 use crate::{bare::furnish, meter::Line};
 use nsm_api::{Error, Kind, Result};
@@ -24,32 +24,87 @@ use tokio::{
     time::timeout,
 };
 
-/// Where the program around wireguard-go is in the source tree, and where it is built.
-const SOURCE: &str = "crates/nsm-packet/tests/wireguard-go";
-const BUILT: &str = "target/wireguard-go";
-/// The name of the interface in both pods.
+/// Where the programs around known implementations are in the source tree, and where they are built.
+const SOURCES: &str = "crates/nsm-packet/tests";
+const BUILT: &str = "target/peers";
+/// A known implementation: where the program around it is among the sources, what builds it there, and what that leaves;
+/// `{}` is the directory of what is built.
+struct Known {
+    name: &'static str,
+    source: &'static str,
+    command: &'static str,
+    program: &'static str,
+}
+
+const KNOWN: [Known; 3] = [
+    Known { name: "wireguard-go", source: "wireguard-go", command: "go build -o {}/wireguard-go .", program: "wireguard-go" },
+    // The version that Debian 12 ships.
+    Known {
+        name: "wireguard-go 2022",
+        source: "wireguard-go",
+        command: "go build -modfile=go-2022.mod -o {}/wireguard-go-2022 .",
+        program: "wireguard-go-2022",
+    },
+    Known {
+        name: "gotatun",
+        source: "gotatun",
+        command: "cargo build --release --locked --quiet --target-dir {}/gotatun",
+        program: "gotatun/release/gotatun-peer",
+    },
+];
+/// The name of the interface in all pods.
 const NAME: &str = "peer";
-/// Its UDP port in both nodes. No vWire has it.
-const PORT: u16 = 14_791;
+/// Their UDP ports in both nodes, one for each peer. No vWire has them.
+pub(crate) const PORTS: std::ops::Range<u16> = 14_791..14_799;
 /// How long the program may take to start, and to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Builds wireguard-go where this program's source tree, or that of the current directory, is found.
-pub(crate) fn build() -> Result<PathBuf> {
-    const FIX: &str = "build crates/nsm-packet/tests/wireguard-go of the source tree with `go build`, and name the program with --peer";
-    let missing = |reason: String| Error::new(Kind::NotFound, "the peer wireguard-go", reason, FIX);
-    let starts = [std::env::current_exe(), std::env::current_dir()];
-    let root = starts.iter().flatten().flat_map(|start| start.ancestors()).find(|place| place.join(SOURCE).join("main.go").is_file());
-    let root = root.ok_or_else(|| missing("was not named, and the source tree is not here".to_owned()))?;
-    let (built, own) = (root.join(BUILT), root.join(format!("{BUILT}.{}", std::process::id())));
-    // A place of its own first: another run may be using what is there.
-    let building = std::process::Command::new("go").args(["build", "-o"]).arg(&own).arg(".").current_dir(root.join(SOURCE)).status();
-    let status = building.map_err(|problem| missing(format!("cannot be built, `go` does not start: {problem}")))?;
-    if !status.success() {
-        return Err(missing(format!("cannot be built, see above: `go build` ended with {status}")));
+/// A program to compare with.
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    /// Or why it is not there.
+    pub(crate) program: Result<PathBuf>,
+}
+
+impl Peer {
+    /// One that the user named, which must be there. A name without a slash is a file here, not something on the PATH.
+    pub(crate) fn named(program: &Path) -> Result<Peer> {
+        let object = || format!("peer {}", program.display());
+        let found = std::fs::canonicalize(program)
+            .map_err(|problem| Error::new(Kind::NotFound, object(), problem.to_string(), "name a program that exists with --peer"))?;
+        let name = found.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Peer { name, program: Ok(found) })
     }
-    std::fs::rename(&own, &built).map_err(|problem| missing(format!("cannot be put to {}: {problem}", built.display())))?;
-    Ok(built)
+}
+
+/// The known ones, built where this program's source tree, or that of the current directory, is found.
+pub(crate) fn known() -> Vec<Peer> {
+    let starts = [std::env::current_exe(), std::env::current_dir()];
+    let root = starts.iter().flatten().flat_map(|start| start.ancestors()).find(|place| place.join(SOURCES).is_dir());
+    let built = |known: Known| {
+        let root = root.ok_or_else(|| missing(known.name, "was not named, and the source tree is not here".to_owned()));
+        Peer { name: known.name.to_owned(), program: root.and_then(|root| build(root, &known)) }
+    };
+    KNOWN.into_iter().map(built).collect()
+}
+
+fn missing(name: &str, reason: String) -> Error {
+    let fix = format!("build it in {SOURCES} of the source tree, and name the program with --peer");
+    Error::new(Kind::NotFound, format!("the peer {name}"), reason, fix)
+}
+
+fn build(root: &Path, known: &Known) -> Result<PathBuf> {
+    let (place, missing) = (root.join(BUILT), |reason| missing(known.name, reason));
+    let command = known.command.replace("{}", &place.to_string_lossy());
+    let mut words = command.split(' ');
+    let tool = words.next().unwrap_or_default();
+    let building = std::process::Command::new(tool).args(words).current_dir(root.join(SOURCES).join(known.source)).status();
+    let status = building.map_err(|problem| missing(format!("cannot be built, `{tool}` does not start: {problem}")))?;
+    if status.success() {
+        Ok(place.join(known.program))
+    } else {
+        Err(missing(format!("cannot be built, see above: `{tool}` ended with {status}")))
+    }
 }
 
 /// A tunnel of that program between two fresh pods; it goes with this.
@@ -60,14 +115,14 @@ pub(crate) struct Tunnel {
 
 impl Tunnel {
     /// Both ends, and their interfaces with the addresses and routes that a vWire has; the sockets in the nodes of the vWire.
-    pub(crate) async fn start(program: &Path, mtu: u32, nodes: [(&Netns, IpAddr); 2]) -> Result<Tunnel> {
+    pub(crate) async fn start(program: &Path, mtu: u32, (nodes, port): ([(&Netns, IpAddr); 2], u16)) -> Result<Tunnel> {
         let (here, there) = (key()?, key()?);
         let pods = [Net::new(&netns::create()?)?, Net::new(&netns::create()?)?];
         pods.iter().try_for_each(Net::loopback_up)?;
         let [near, far] = nodes;
         let ends = [
-            end(program, (near.0, &pods[0]), mtu, &configuration(&here, &public(&there)?, far.1)).await?,
-            end(program, (far.0, &pods[1]), mtu, &configuration(&there, &public(&here)?, near.1)).await?,
+            end(program, (near.0, &pods[0]), mtu, &configuration(&here, &public(&there)?, SocketAddr::new(far.1, port))).await?,
+            end(program, (far.0, &pods[1]), mtu, &configuration(&there, &public(&here)?, SocketAddr::new(near.1, port))).await?,
         ];
         let line = furnish([&pods[0], &pods[1]], NAME, mtu)?;
         Ok(Tunnel { line, ends })
@@ -119,13 +174,14 @@ async fn end(program: &Path, (node, pod): (&Netns, &Net), mtu: u32, configuratio
     }
 }
 
-fn configuration(own: &[u8; KEY_BYTES], other: &PublicKey, at: IpAddr) -> String {
+fn configuration(own: &[u8; KEY_BYTES], other: &PublicKey, at: SocketAddr) -> String {
     format!(
-        "private_key={}\nlisten_port={PORT}\nreplace_peers=true\npublic_key={}\nendpoint={}\n\
+        "private_key={}\nlisten_port={}\nreplace_peers=true\npublic_key={}\nendpoint={}\n\
          allowed_ip=0.0.0.0/0\nallowed_ip=::/0\n\n",
         hex(own),
+        at.port(),
         hex(other.bytes()),
-        SocketAddr::new(at, PORT)
+        at
     )
 }
 

@@ -1,6 +1,7 @@
 //! What comes out: one row for each figure, as a table or as JSON.
 
 use comfy_table::{LineStyle, Table, presets};
+use nsm_api::Error;
 use serde::Serialize;
 
 /// The name of a peer that is no program but the figure that must be reached.
@@ -24,7 +25,7 @@ pub(crate) struct Row {
     pub(crate) name: String,
     /// Of `ours` and `peer_value`.
     pub(crate) unit: &'static str,
-    /// Ours.
+    /// Ours; not a number, `null` in JSON, where nothing was measured.
     pub(crate) ours: f64,
     /// What it is compared with: a peer measured in the same run, or [`BAR`].
     pub(crate) peer: Option<String>,
@@ -40,6 +41,11 @@ impl Row {
     /// A figure on its own.
     pub(crate) fn alone(name: impl Into<String>, unit: &'static str, ours: f64) -> Row {
         Row { name: name.into(), unit, ours: rounded(ours), peer: None, peer_value: None, ratio: None, holds: Holds::Always }
+    }
+    /// A peer that could not be measured, and why.
+    pub(crate) fn missing(name: impl std::fmt::Display, peer: impl Into<String>, why: &Error) -> Row {
+        let row = Row::alone(format!("{name}: not compared: {} {}", why.object, why.reason), "", f64::NAN);
+        Row { peer: Some(peer.into()), ..row }
     }
     /// A figure beside that of a peer.
     pub(crate) fn beside(self, peer: impl Into<String>, value: f64, holds: Holds) -> Row {
@@ -104,6 +110,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
 /// As many digits as mean something.
 fn shown(value: f64) -> String {
     match value.abs() {
+        nothing if nothing.is_nan() => String::new(),
         large if large >= 100.0 => format!("{value:.0}"),
         middle if middle >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
@@ -126,9 +133,11 @@ mod tests {
 
     #[test]
     fn the_json_has_exactly_the_promised_keys() {
-        let rows = [Row::alone("a", "ms", 1.0).at_most(2.0), Row::alone("b", "us", 3.0)];
+        let why = Error::internal("c", "is not here");
+        let rows = [Row::alone("a", "ms", 1.0).at_most(2.0), Row::alone("b", "us", 3.0), Row::missing("d", "c", &why)];
         let text = json(&rows);
-        let expected = r#"{"rows":[{"name":"a","unit":"ms","ours":1.0,"peer":"bar","peer_value":2.0,"ratio":0.5},{"name":"b","unit":"us","ours":3.0,"peer":null,"peer_value":null,"ratio":null}]}"#;
+        let expected = r#"{"rows":[{"name":"a","unit":"ms","ours":1.0,"peer":"bar","peer_value":2.0,"ratio":0.5},{"name":"b","unit":"us","ours":3.0,"peer":null,"peer_value":null,"ratio":null},
+            {"name":"d: not compared: c is not here","unit":"","ours":null,"peer":"c","peer_value":null,"ratio":null}]}"#;
         let (text, expected): (serde_json::Value, serde_json::Value) =
             (serde_json::from_str(&text).unwrap(), serde_json::from_str(expected).unwrap());
         assert_eq!(text, expected);

@@ -54,47 +54,50 @@ pub(crate) struct Turns {
 }
 
 /// A vWire and what it is compared with.
-pub(crate) struct Pair {
+pub(crate) struct Sides {
     pub(crate) name: &'static str,
     pub(crate) ours: Line,
-    pub(crate) peer: String,
-    pub(crate) theirs: Line,
+    /// By name; at least one.
+    pub(crate) peers: Vec<(String, Line)>,
 }
 
-impl Pair {
-    /// One row for each column.
+impl Sides {
+    /// A row for each column and peer.
     pub(crate) async fn compare(&self, lab: &Inside, comparisons: &[Comparison], turns: Turns) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         for comparison in comparisons {
-            let (ours, theirs) = self.alternate(lab, comparison, turns).await?;
-            for ((name, unit, holds), (ours, theirs)) in comparison.columns.iter().zip(ours.iter().zip(&theirs)) {
-                let row = Row::alone(format!("{}: {name}", self.name), unit, median(ours));
-                rows.push(row.beside(self.peer.as_str(), median(theirs), *holds));
+            let measured = self.alternate(lab, comparison, turns).await?;
+            let (ours, theirs) = measured.split_first().expect("our own side is the first");
+            for (column, (name, unit, holds)) in comparison.columns.iter().enumerate() {
+                for ((peer, _), theirs) in self.peers.iter().zip(theirs) {
+                    let row = Row::alone(format!("{}: {name}", self.name), unit, median(&ours[column]));
+                    rows.push(row.beside(peer.as_str(), median(&theirs[column]), *holds));
+                }
             }
         }
         Ok(rows)
     }
-    /// The values of all turns, by column: ours and theirs.
-    async fn alternate(&self, lab: &Inside, comparison: &Comparison, turns: Turns) -> Result<(Vec<Vec<f64>>, Vec<Vec<f64>>)> {
+    /// The values of all turns, by side and column; ours is the first side.
+    async fn alternate(&self, lab: &Inside, comparison: &Comparison, turns: Turns) -> Result<Vec<Vec<Vec<f64>>>> {
         let Comparison { figure, columns } = comparison;
-        let (mut ours, mut theirs) = (vec![vec![]; columns.len()], vec![vec![]; columns.len()]);
-        measure(*figure, &self.ours, WARM_UP).await?;
-        measure(*figure, &self.theirs, WARM_UP).await?;
+        let lines: Vec<&Line> = [&self.ours].into_iter().chain(self.peers.iter().map(|(_, line)| line)).collect();
+        let mut values = vec![vec![vec![]; columns.len()]; lines.len()];
+        for line in &lines {
+            measure(*figure, line, WARM_UP).await?;
+        }
+        let mut order: Vec<usize> = (0..lines.len()).collect();
         for round in 0..turns.rounds {
             lab.step(&format!("{}: {}, {} of {}", self.name, columns[0].0, round + 1, turns.rounds));
-            for turn in 0..turns.seconds * TURNS {
+            for _ in 0..turns.seconds * TURNS {
+                for side in &order {
+                    let measured = measure(*figure, lines[*side], Duration::from_secs(1) / TURNS as u32).await?;
+                    values[*side].iter_mut().zip(measured).for_each(|(column, value)| column.push(value));
+                }
                 // A B, B A, ...: whatever grows or fades over time does not prefer one.
-                let mut sides = [(&self.ours, &mut ours), (&self.theirs, &mut theirs)];
-                if turn % 2 == 1 {
-                    sides.reverse();
-                }
-                for (line, values) in sides {
-                    let measured = measure(*figure, line, Duration::from_secs(1) / TURNS as u32).await?;
-                    values.iter_mut().zip(measured).for_each(|(column, value)| column.push(value));
-                }
+                order.rotate_left(1);
             }
         }
-        Ok((ours, theirs))
+        Ok(values)
     }
 }
 

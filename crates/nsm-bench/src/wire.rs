@@ -5,7 +5,7 @@ use crate::{
     cli::WireArgs,
     meter::{Line, SMALL, Waiting},
     row::{Holds, Row},
-    turns::{Comparison, Figure, Pair, Turns},
+    turns::{Comparison, Figure, Sides, Turns},
 };
 use nsm_api::{Error, Result};
 use nsm_lab::{Inside, inside};
@@ -50,24 +50,24 @@ const COMPARISONS: [Comparison; 3] = [
 pub(crate) fn run(args: &WireArgs) -> Result<Vec<Row>> {
     inside(LAB, async |lab| {
         let mut rows = Vec::new();
-        for (pair, _bare) in [local(lab)?, remote(lab)?] {
-            rows.extend(pair.compare(lab, &COMPARISONS, Turns { rounds: args.rounds, seconds: args.seconds }).await?);
+        for (sides, _bare) in [local(lab)?, remote(lab)?] {
+            rows.extend(sides.compare(lab, &COMPARISONS, Turns { rounds: args.rounds, seconds: args.seconds }).await?);
         }
         Ok(rows)
     })
 }
 
-fn local(lab: &Inside) -> Result<(Pair, Bare)> {
+fn local(lab: &Inside) -> Result<(Sides, Bare)> {
     let (ours, mtu) = vwire(lab, "local", ("near", [10, 91, 0, 0]))?;
     let bare = Bare::veth(mtu)?;
-    Ok((Pair { name: "local vWire", ours, peer: "bare veth pair".into(), theirs: bare.line() }, bare))
+    Ok((Sides { name: "local vWire", ours, peers: vec![("bare veth pair".into(), bare.line())] }, bare))
 }
 
-fn remote(lab: &Inside) -> Result<(Pair, Bare)> {
+fn remote(lab: &Inside) -> Result<(Sides, Bare)> {
     let (ours, mtu) = vwire(lab, "remote", ("far", [10, 92, 0, 0]))?;
     let (here, there) = (lab.netns("node-1")?, lab.netns("node-2")?);
     let bare = Bare::vxlan(mtu, [(&here, lab.address("node-1")?), (&there, lab.address("node-2")?)])?;
-    Ok((Pair { name: "VXLAN vWire", ours, peer: "bare VXLAN".into(), theirs: bare.line() }, bare))
+    Ok((Sides { name: "VXLAN vWire", ours, peers: vec![("bare VXLAN".into(), bare.line())] }, bare))
 }
 
 /// The vWire of the client that has this interface, and its largest packet.

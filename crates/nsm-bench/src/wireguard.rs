@@ -1,26 +1,23 @@
-//! `nsm bench wireguard`: an encrypted vWire between two nodes beside another WireGuard in user space, in turns; and what
+//! `nsm bench wireguard`: an encrypted vWire between two nodes beside others in user space, in turns; and what
 //! many encrypted vWires cost the process that carries them.
 //!
-//! Where the kernel has WireGuard, the vWire is the kernel's, and so is what is measured. Not here: the peer (`program`).
+//! Where the kernel has WireGuard, the vWire is the kernel's, and so is what is measured. Not here: the peers (`program`).
 
 use crate::{
     cli::WireguardArgs,
     client::{Connected, Mesh},
     meter::{SMALL, Waiting},
     process::{processor, resident},
-    program::{self, Tunnel},
+    program::{self, Peer, Tunnel},
     row::{Holds, Row},
-    turns::{Comparison, Figure, Pair, Turns},
+    turns::{Comparison, Figure, Sides, Turns},
     wire::vwire,
 };
 use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
-use nsm_api::{Error, Kind, Result};
+use nsm_api::{Error, Result};
 use nsm_identity::Source;
 use nsm_lab::{Inside, inside};
-use std::{
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Two nodes, and a client whose vWire for IP packets goes from one to the other.
 const LAB: &str = "
@@ -39,6 +36,8 @@ spec:
   clients:
   - {name: client, node: node-1, services: ['kernel://tunnel/tunnel']}
 ";
+/// What the rows are about.
+const VWIRE: &str = "WireGuard vWire";
 /// Bytes of a payload that fills a packet nearly as far as the tunnel lets it.
 const LARGE: usize = 1400;
 /// Throughput and packet rate of ours and the peer's, and round trip.
@@ -72,37 +71,41 @@ const REST: Duration = Duration::from_secs(20);
 
 /// Measures everything.
 pub(crate) fn run(args: &WireguardArgs) -> Result<Vec<Row>> {
-    // Before there is a lab: modules are fetched once, over the network of the machine.
-    let built = if args.peer.is_empty() { vec![program::build()?] } else { vec![] };
-    let peers = args.peer.iter().chain(&built).map(|peer| absolute(peer)).collect::<Result<Vec<_>>>()?;
+    // Before there is a lab: what they need is fetched once, over the network of the machine.
+    let peers =
+        if args.peer.is_empty() { program::known() } else { args.peer.iter().map(|peer| Peer::named(peer)).collect::<Result<_>>()? };
     nsm_identity::install_crypto_provider();
     inside(LAB, async |lab| {
-        let mut rows = Vec::new();
-        for peer in &peers {
-            rows.extend(beside(lab, peer, Turns { rounds: args.rounds, seconds: args.seconds }).await?);
+        let mut rows = beside(lab, &peers, args).await?;
+        if args.devices > 0 {
+            rows.extend(many(lab, args.devices).await?);
         }
-        rows.extend(many(lab, args.devices).await?);
         Ok(rows)
     })
 }
 
-/// The vWire beside this program, their sockets in the same two nodes.
-async fn beside(lab: &Inside, program: &Path, turns: Turns) -> Result<Vec<Row>> {
+/// The vWire beside the programs that could be had, the sockets of all in the same two nodes.
+async fn beside(lab: &Inside, peers: &[Peer], args: &WireguardArgs) -> Result<Vec<Row>> {
     let (ours, mtu) = vwire(lab, "tunnel", ("far", [10, 93, 0, 0]))?;
     let (here, there) = (lab.netns("node-1")?, lab.netns("node-2")?);
-    let tunnel = Tunnel::start(program, mtu, [(&here, lab.address("node-1")?), (&there, lab.address("node-2")?)]).await?;
-    let name = program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let pair = Pair { name: "WireGuard vWire", ours, peer: name, theirs: tunnel.line() };
-    let rows = pair.compare(lab, &COMPARISONS, turns).await?;
-    tunnel.stop().await?;
+    let nodes = [(&here, lab.address("node-1")?), (&there, lab.address("node-2")?)];
+    let (mut tunnels, mut missing) = (vec![], vec![]);
+    for (Peer { name, program }, port) in peers.iter().zip(program::PORTS) {
+        match program {
+            Ok(program) => tunnels.push((name.clone(), Tunnel::start(program, mtu, (nodes, port)).await?)),
+            Err(why) => missing.push(Row::missing(VWIRE, name.as_str(), why)),
+        }
+    }
+    let sides = Sides { name: VWIRE, ours, peers: tunnels.iter().map(|(name, tunnel)| (name.clone(), tunnel.line())).collect() };
+    let wanted = |comparison: &Comparison| comparison.columns.iter().any(|(name, ..)| name.contains(&args.only));
+    let comparisons: Vec<Comparison> = COMPARISONS.into_iter().filter(wanted).collect();
+    let turns = Turns { rounds: args.rounds, seconds: args.seconds };
+    let mut rows = if tunnels.is_empty() { vec![] } else { sides.compare(lab, &comparisons, turns).await? };
+    for (_, tunnel) in tunnels {
+        tunnel.stop().await?;
+    }
+    rows.extend(missing);
     Ok(rows)
-}
-
-/// A name without a slash is a file here, not something on the PATH.
-fn absolute(program: &Path) -> Result<PathBuf> {
-    let object = || format!("peer {}", program.display());
-    std::fs::canonicalize(program)
-        .map_err(|problem| Error::new(Kind::NotFound, object(), problem.to_string(), "name a program that exists with --peer"))
 }
 
 /// Fills the node with encrypted vWires of as many clients, lets them rest, and empties it again.
