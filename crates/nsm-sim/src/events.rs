@@ -68,6 +68,10 @@ impl Events {
     pub(crate) fn violation(&self) -> Option<Violation> {
         self.lock().violation.clone()
     }
+    /// All that are kept in words.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lock().last.iter().cloned().collect()
+    }
     /// How many there were, and the number that stands for all of them.
     pub(crate) fn sum(&self) -> (u64, u64) {
         let inner = self.lock();

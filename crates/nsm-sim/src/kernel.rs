@@ -1,6 +1,6 @@
 //! The kernel of a node as one process uses it: calls take time, fail, and may be the last thing that the process does.
 
-use crate::{life::Life, world::World};
+use crate::{life::Life, show, world::World};
 use async_trait::async_trait;
 use nsm_api::{Error, Kind, Result};
 use nsm_hop::kernel::*;
@@ -85,9 +85,9 @@ impl Kernel for SimKernel {
             self.enter().await?;
             self.admit(op)?;
             self.judge(owner, op);
-            if let Op::Add(wire @ Wire::Link(_)) | Op::Del(wire @ Wire::Link(_)) = op {
+            if let Op::Add(Wire::Link(link)) | Op::Del(Wire::Link(link)) = op {
                 let verb = if matches!(op, Op::Add(_)) { "makes" } else { "removes" };
-                self.world.note(format_args!("{} {verb} {wire:?}", owner.hop));
+                self.world.note(format_args!("{} {verb} {}", owner.hop, show::link(&self.world, link)));
             }
             let done = self.world.kernel(self.node).apply(owner, std::slice::from_ref(op)).await;
             self.world.changed();

@@ -124,7 +124,7 @@ async fn play(world: &World, faults: &[Timed]) -> Option<Duration> {
 }
 
 /// Checks what must always hold, for as long as the run lasts.
-async fn watch(world: World) {
+pub(crate) async fn watch(world: World) {
     let mut version = None;
     loop {
         let now = world.version();

@@ -17,6 +17,8 @@ const HEAL: Duration = Duration::from_secs(3);
 const WHOLE: Duration = Duration::from_secs(20);
 /// How long a process of the control plane is away.
 const AWAY: Duration = Duration::from_secs(5);
+/// How long endpoints are away that only start anew.
+const RESTART: Duration = Duration::from_secs(1);
 /// How long nobody's packets may stay away after that.
 const WATCHED: Duration = Duration::from_secs(15);
 /// Pause between two looks at the packets of all.
@@ -55,8 +57,13 @@ fn now(world: &World, fault: Fault, lasts: Duration) {
     happen(world, &fault, Instant::now() + lasts);
 }
 
-/// I5: an endpoint takes no packets, and says that all is well.
+/// I5, I3: an endpoint takes no packets, and says that all is well. Those to whom its clients go have just started anew, and must
+/// not give them what others have.
 async fn deaf(world: &World, endpoint: String) -> Option<()> {
+    for other in world.topology().endpoints.iter().filter(|other| other.name != endpoint) {
+        now(world, Fault::Kill { process: other.name.clone(), calls: 0, away: RESTART }, AWAY);
+    }
+    sleep(AWAY).await;
     now(world, Fault::Deaf { endpoint, lasts: FORGOTTEN }, FORGOTTEN * 2);
     healed(world, "I5: an endpoint is deaf").await?;
     sleep(FORGOTTEN).await;
