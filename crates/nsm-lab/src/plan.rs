@@ -463,7 +463,7 @@ fn endpoint(lab: &Lab, files: &Files, endpoint: &Endpoint) -> Spec {
         .with_some("--dns-configs", dns_configs(&endpoint.dns))
         .with_some("--max-token-lifetime", endpoint.lifetime.clone().unwrap_or_default());
     let mut spec = spec(Role::Endpoint, &*endpoint.name, lab.namespace(&endpoint.name), args);
-    if endpoint.kind == EndpointKind::IcmpResponder {
+    if endpoint.kind.has_pools() {
         spec.env.insert("NSM_PBR_CONFIG_PATH".to_owned(), format!("{FILES}/{}", policy_routes_file(&endpoint.name)));
     }
     spec.later = endpoint.later;

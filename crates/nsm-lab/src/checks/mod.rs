@@ -91,7 +91,7 @@ async fn look(world: &mut World, check: &Check) -> Result<Seen> {
         Check::Ping { from, to, count, expect, size, whole } => {
             packets::ping(world, from, *to, packets::Echoes { count: *count, expect: *expect, size: *size, whole: *whole }).await
         }
-        Check::Tcp { from, to, port } => packets::tcp(world, from, (*to, *port).into()).await,
+        Check::Tcp { from, to, port, expect, send } => packets::tcp(world, from, (*to, *port).into(), (*expect, send.as_deref())).await,
         Check::Isolation { from, to, at } => isolation::isolation(world, from, *to, at.as_deref()).await,
         Check::Interface { pod, name, present, mtu } => state::interface(world, pod, name, (*present, *mtu)),
         Check::Addresses { pod, interface, equal, inside } => state::addresses(world, pod, interface, (equal, *inside)),

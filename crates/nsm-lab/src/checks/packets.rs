@@ -42,10 +42,15 @@ pub(super) async fn ping(world: &World, from: &str, to: IpAddr, Echoes { count, 
     Ok(Seen::new(ok, format!("{} of {} echoes{time}{error}", report.received, report.sent)))
 }
 
-/// Opens a TCP connection out of a pod and expects back what it sends.
-pub(super) async fn tcp(world: &World, from: &str, to: SocketAddr) -> Result<Seen> {
+/// Opens a TCP connection out of a pod, sends something and expects it back, or nothing at all.
+pub(super) async fn tcp(world: &World, from: &str, to: SocketAddr, (expect, send): (Expect, Option<&str>)) -> Result<Seen> {
     let netns = &world.places.get(&world.file.lab.namespace(from))?.netns;
-    let answer = probe::tcp_get(netns, to, GREETING, PATIENCE).await?;
-    let text = if answer == GREETING { "connects and echoes".to_owned() } else { format!("answers {} other bytes", answer.len()) };
-    Ok(Seen::new(answer == GREETING, text))
+    let sent = send.map_or(GREETING, str::as_bytes);
+    if expect == Expect::None {
+        let answer = probe::tcp_get(netns, to, sent, PATIENCE_NONE).await;
+        return Ok(Seen::new(answer.is_err(), if answer.is_err() { "no echo" } else { "connects and echoes" }));
+    }
+    let answer = probe::tcp_get(netns, to, sent, PATIENCE).await?;
+    let text = if answer == sent { "connects and echoes".to_owned() } else { format!("answers {} other bytes", answer.len()) };
+    Ok(Seen::new(answer == sent, text))
 }

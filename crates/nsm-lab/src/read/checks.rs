@@ -86,7 +86,8 @@ fn ping(fields: &mut Fields<'_>) -> Option<Check> {
 
 fn tcp(fields: &mut Fields<'_>) -> Option<Check> {
     let (from, to, port) = (fields.need_text("from"), fields.need("to", ADDRESS), fields.need("port", "a port number"));
-    Some(Check::Tcp { from, to: to?, port: port? })
+    let expect = fields.one_of("expect", &[("all", Expect::All), ("none", Expect::None)]).unwrap_or(Expect::All);
+    Some(Check::Tcp { from, to: to?, port: port?, expect, send: fields.text("send") })
 }
 
 fn interface(fields: &mut Fields<'_>) -> Option<Check> {

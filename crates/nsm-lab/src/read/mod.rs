@@ -158,7 +158,7 @@ const PAYLOADS: [(&str, &str); 2] = [("IP", "IP"), ("ETHERNET", "ETHERNET")];
 const ADDRESS: &str = "an address as 172.16.1.100";
 
 fn endpoint(mut fields: Fields<'_>) -> Endpoint {
-    let kinds = [EndpointKind::IcmpResponder, EndpointKind::Passthrough, EndpointKind::Vl3].map(|kind| (kind.as_str(), kind));
+    let kinds = EndpointKind::ALL.map(|kind| (kind.as_str(), kind));
     let endpoint = Endpoint {
         name: fields.need_text("name"),
         node: fields.need_text("node"),

@@ -132,13 +132,12 @@ fn one_endpoint(at: &str, endpoint: &Endpoint, notes: &Notes) {
     if endpoint.services.is_empty() {
         notes.note(&format!("{at}.services"), "is empty, must name at least one network service");
     }
-    let responds = endpoint.kind == EndpointKind::IcmpResponder;
-    let passthrough = endpoint.kind == EndpointKind::Passthrough;
-    if !passthrough && !endpoint.client_labels.is_empty() {
-        notes.note(&format!("{at}.clientLabels"), "is only for kind passthrough, which makes a request of its own");
+    let responds = endpoint.kind.has_pools();
+    if !endpoint.kind.goes_on() && !endpoint.client_labels.is_empty() {
+        notes.note(&format!("{at}.clientLabels"), "is only for kinds passthrough and firewall, which make a request of their own");
     }
     if !responds && (endpoint.ipam.is_some() || endpoint.policy_routes.is_some() || !endpoint.dns.is_empty()) {
-        notes.note(at, "ipam, policyRoutes and dns are only for kind icmp-responder, which answers for itself");
+        notes.note(at, "ipam, policyRoutes and dns are only for kinds that give addresses: icmp-responder, router, vpn-gateway");
     }
     if endpoint.kind == EndpointKind::Vl3 && (!endpoint.cidr.is_empty() || !endpoint.routes.is_empty() || endpoint.payload.is_some()) {
         notes.note(at, "cidr, routes and payload are not for kind vl3, which carries IP and has its addresses from prefixServers");

@@ -74,7 +74,7 @@ pub enum Of {
 #[allow(missing_docs)]
 pub enum Check {
     Ping { from: String, to: IpAddr, count: u32, expect: Expect, size: usize, whole: bool },
-    Tcp { from: String, to: IpAddr, port: u16 },
+    Tcp { from: String, to: IpAddr, port: u16, expect: Expect, send: Option<String> },
     Interface { pod: String, name: String, present: bool, mtu: Option<u32> },
     Addresses { pod: String, interface: String, equal: Vec<IpNet>, inside: Option<IpNet> },
     Route { pod: String, to: IpNet, via: Option<IpAddr>, dev: Option<String>, present: bool },
@@ -151,6 +151,7 @@ impl Check {
         match self {
             Check::Ping { count, expect: Expect::All, .. } => format!("{count} of {count} echoes"),
             Check::Ping { count, expect: Expect::None, .. } => format!("0 of {count} echoes"),
+            Check::Tcp { expect: Expect::None, .. } => "no echo".to_owned(),
             Check::Tcp { .. } => "connects and echoes".to_owned(),
             Check::Interface { present: false, .. } => "absent".to_owned(),
             Check::Interface { mtu: Some(mtu), .. } => format!("present, MTU {mtu}"),
@@ -189,7 +190,8 @@ impl fmt::Display for Check {
         match self {
             Check::Ping { from, to, size, whole: true, .. } => write!(f, "{from} pings {to} with {size} bytes, unsplit"),
             Check::Ping { from, to, .. } => write!(f, "{from} pings {to}"),
-            Check::Tcp { from, to, port } => write!(f, "{from} connects to {to}:{port}"),
+            Check::Tcp { from, to, port, send: None, .. } => write!(f, "{from} connects to {to}:{port}"),
+            Check::Tcp { from, to, port, send: Some(text), .. } => write!(f, "{from} sends {text:?} to {to}:{port}"),
             Check::Interface { pod, name, .. } => write!(f, "interface {name} in {pod}"),
             Check::Addresses { pod, interface, .. } => write!(f, "addresses of {interface} in {pod}"),
             Check::Route { pod, to, .. } => write!(f, "route to {to} in {pod}"),

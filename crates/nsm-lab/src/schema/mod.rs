@@ -34,11 +34,10 @@
 //!   endpoints:                        # each is a pod of its own on its node; where there are prefixServers they start in this order
 //!   - name: responder
 //!     node: node-1
-//!     kind: icmp-responder            # or passthrough: passes everything on to the next endpoint of its service; or vl3: its
-//!                                     # clients and those of others share a network, with prefixes of all prefixServers
+//!     kind: icmp-responder            # or any other kind of `nsm endpoint`; a vl3 has prefixes of all prefixServers
 //!     services: [hello]
 //!     labels: {app: responder}        # what it advertises
-//!     clientLabels: {app: firewall}   # passthrough only: the labels of its own onward request
+//!     clientLabels: {app: firewall}   # passthrough and firewall only: the labels of its own onward request
 //!     cidr: [172.16.1.100/31]         # the pool it gives addresses from
 //!     payload: IP                     # or ETHERNET; IP when left out
 //!     ipam: strict                    # takes away addresses that a client brings from elsewhere; polite, when left out, lets them be
@@ -95,7 +94,7 @@
 //! | check | holds when |
 //! |---|---|
 //! | `ping: {from, to, count: 3, expect: all, size: 56, whole: true}` | `all` or `none` of the echoes sent in pod `from`, with so many bytes in each, come back; `whole`: none may be split |
-//! | `tcp: {from, to, port}` | a connection opens and the far end echoes what is sent |
+//! | `tcp: {from, to, port, expect: all, send}` | a connection opens and the far end echoes what is sent; `none`: it does not |
 //! | `interface: {pod, name, present: true, mtu}` | the interface is there (or not), with that MTU |
 //! | `addresses: {pod, interface, equal: []}` | the interface has exactly these addresses (link-local ones aside) |
 //! | `addresses: {pod, interface, inside: prefix}` | it has addresses, all of them of this prefix |
@@ -128,7 +127,7 @@
 //! |---|---|
 //! | `stop: {process}`, `continue: {process}` | SIGSTOP, SIGCONT |
 //! | `start: {process}` | starts it when it has ended, or was to be `later`, and waits until it serves |
-//! | `death: {pod}` | the process is killed and all its interfaces vanish, as those of a namespace do |
+//! | `death: {pod}` | the process is killed, and its network namespace ends: it has no name any more, and nothing is in it |
 //! | `link: {node, loss: 5, duplicate: 2, reorder: 1, delay: 50ms, jitter: 30ms, mtu: 1300, direction: in, only: tcp, peer: node-2}` | from now on the link of this node is so, and good but for that; percents, and bytes of an IP packet. `loss: 100` parts the node from all others, or from one `peer`; `direction: in` or `out` is one way only; `only` is `tcp` or `udp` |
 //! | `remove: {pod, interface, address}` | somebody removes this address; without one, or a `route: prefix`, the interface; `remove: {pod, table: 1}`: the rules to this table |
 //! | `down: {pod, interface}` | somebody sets the interface down; without one, all that the mesh made |
@@ -260,16 +259,50 @@ pub enum EndpointKind {
     Passthrough,
     /// Routes between its clients and those of the others.
     Vl3,
+    /// Hands on what its rules permit.
+    Firewall,
+    /// Routes to the networks behind it.
+    Router,
+    /// Routes to a network at the other end of a tunnel.
+    VpnGateway,
+    /// Joins all its clients to one segment.
+    Bridge,
+    /// Starts another endpoint.
+    Supplier,
 }
 
 impl EndpointKind {
+    /// All of them.
+    pub const ALL: [EndpointKind; 8] = [
+        EndpointKind::IcmpResponder,
+        EndpointKind::Passthrough,
+        EndpointKind::Vl3,
+        EndpointKind::Firewall,
+        EndpointKind::Router,
+        EndpointKind::VpnGateway,
+        EndpointKind::Bridge,
+        EndpointKind::Supplier,
+    ];
     /// As on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             EndpointKind::IcmpResponder => "icmp-responder",
             EndpointKind::Passthrough => "passthrough",
             EndpointKind::Vl3 => "vl3",
+            EndpointKind::Firewall => "firewall",
+            EndpointKind::Router => "router",
+            EndpointKind::VpnGateway => "vpn-gateway",
+            EndpointKind::Bridge => "bridge",
+            EndpointKind::Supplier => "supplier",
         }
+    }
+    /// It gives addresses of its own pools, and what belongs to them.
+    pub fn has_pools(self) -> bool {
+        matches!(self, EndpointKind::IcmpResponder | EndpointKind::Router | EndpointKind::VpnGateway)
+    }
+    /// It makes a request of its own.
+    pub fn goes_on(self) -> bool {
+        matches!(self, EndpointKind::Passthrough | EndpointKind::Firewall)
     }
 }
 
