@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     context::Context,
+    metrics::{Metrics, TlsFiles},
     settings::{Opt, Settings, Shape},
 };
 use nsm_api::*;
@@ -21,7 +22,7 @@ use nsm_hop::{
     select::RoundRobin,
     wiring::ForwarderWiring,
 };
-use std::{net::SocketAddr, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 /// Settings of `nsm forwarder`.
 pub const OPTIONS: &[Opt] = &[
@@ -46,11 +47,11 @@ pub const OPTIONS: &[Opt] = &[
     PACKET_ENGINE,
     guard::CLIENT_POLICIES,
     METRICS,
-    Opt::accepted("prometheus-ca-file", "NSM_PROMETHEUS_CA_FILE"),
-    Opt::accepted("prometheus-key-file", "NSM_PROMETHEUS_KEY_FILE"),
-    Opt::accepted("prometheus-cert-file", "NSM_PROMETHEUS_CERT_FILE"),
-    Opt::accepted("prometheus-monitor-certificate", "NSM_PROMETHEUS_MONITOR_CERTIFICATE"),
-    Opt::accepted("prometheus-server-header-timeout", "NSM_PROMETHEUS_SERVER_HEADER_TIMEOUT"),
+    METRICS_CERTIFICATE,
+    METRICS_KEY,
+    METRICS_AUTHORITIES,
+    METRICS_WATCHED,
+    METRICS_PATIENCE,
     Opt::accepted("prometheus-max-bind-threshold", "NSM_PROMETHEUS_MAX_BIND_THRESHOLD"),
     Opt::accepted("vpp-api-socket", "NSM_VPP_API_SOCKET"),
     Opt::accepted("vpp-init", "NSM_VPP_INIT"),
@@ -79,6 +80,36 @@ pub(super) const METRICS: Opt = Opt::new(
     Shape::Text,
     "Address for GET /metrics, for instance 127.0.0.1:8081, or :8081 for all; empty: none",
 );
+pub(super) const METRICS_CERTIFICATE: Opt = Opt::new(
+    "prometheus-cert-file",
+    "NSM_PROMETHEUS_CERT_FILE",
+    "",
+    Shape::File,
+    "Certificate for GET /metrics over TLS, PEM; empty: plain HTTP",
+);
+pub(super) const METRICS_KEY: Opt =
+    Opt::new("prometheus-key-file", "NSM_PROMETHEUS_KEY_FILE", "", Shape::File, "Private key of that certificate, PEM");
+pub(super) const METRICS_AUTHORITIES: Opt = Opt::new(
+    "prometheus-ca-file",
+    "NSM_PROMETHEUS_CA_FILE",
+    "",
+    Shape::File,
+    "Authorities of which a collector must show a certificate, PEM; empty: none is asked for",
+);
+pub(super) const METRICS_WATCHED: Opt = Opt::new(
+    "prometheus-monitor-certificate",
+    "NSM_PROMETHEUS_MONITOR_CERTIFICATE",
+    "false",
+    Shape::Bool,
+    "These files may change while the process runs",
+);
+pub(super) const METRICS_PATIENCE: Opt = Opt::new(
+    "prometheus-server-header-timeout",
+    "NSM_PROMETHEUS_SERVER_HEADER_TIMEOUT",
+    "5s",
+    Shape::Duration,
+    "Longest wait for what a collector asks",
+);
 /// The largest packet of a wire within a node, when nobody says otherwise: what every network behind it can carry.
 const DEFAULT_MTU: u32 = 1500;
 
@@ -89,14 +120,14 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let (manager, listen): (Target, Target) = (settings.text("connect-to"), settings.text("listen-on"));
     let tunnel = Tunnel::read(&mut settings);
     let policies = guard::client_policies(&mut settings);
-    let metrics = metrics_address(&mut settings);
+    let metrics = metrics(&mut settings);
     settings.finish()?;
 
     let process = Process::start(&common, &context).await?;
     let registry = guard::client(process.dialer.registry(&manager), policies);
     let hop = hop(name.clone(), &process, process.dial(), registry.clone(), tunnel).await?;
-    if let Some(address) = metrics {
-        crate::metrics::serve(address, vec![hop.clone()], context.shutdown.clone()).await?;
+    if let Some(metrics) = metrics {
+        crate::metrics::serve(metrics, vec![hop.clone()], context.shutdown.clone()).await?;
     }
     let served = process.serve(vec![listen.clone()], Some(Arc::new(hop)), None, &context).await?;
 
@@ -110,13 +141,29 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     ended
 }
 
-/// `:8081` is port 8081 of every address.
-pub(super) fn metrics_address(settings: &mut Settings) -> Option<SocketAddr> {
-    settings.read("prometheus-listen-on", |text| {
+/// Whether and how counters can be had.
+pub(super) fn metrics(settings: &mut Settings) -> Option<Metrics> {
+    // `:8081` is port 8081 of every address.
+    let address = settings.read("prometheus-listen-on", |text| {
         let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
         let bad = || format!("{text:?} is no address and port such as 127.0.0.1:8081 or :8081");
         if text.is_empty() { Ok(None) } else { full.parse().map(Some).map_err(|_| bad()) }
-    })
+    });
+    let mut file = |flag: &str| settings.optional::<PathBuf>(flag);
+    let (certificate, key, authorities) = (file("prometheus-cert-file"), file("prometheus-key-file"), file("prometheus-ca-file"));
+    let (watched, patience) = (settings.boolean("prometheus-monitor-certificate"), settings.duration("prometheus-server-header-timeout"));
+    let tls = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key, authorities, watched }),
+        (None, None) if authorities.is_none() => None,
+        _ => {
+            settings.mistake("metrics over TLS need both --prometheus-cert-file and --prometheus-key-file");
+            None
+        }
+    };
+    if tls.is_some() && address.is_none() {
+        settings.mistake("--prometheus-cert-file is set, but no --prometheus-listen-on at which it would be used");
+    }
+    address.map(|address| Metrics { address, tls, patience })
 }
 
 /// The hop.

@@ -8,12 +8,13 @@ use super::{
 };
 use crate::{
     context::Context,
+    metrics::Metrics,
     settings::{Opt, Settings, Shape},
 };
 use nsm_api::*;
 use nsm_hop::services;
 use nsm_identity::{Identity, WorkloadSocket};
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 /// Settings of `nsm node`.
 pub const OPTIONS: &[Opt] = &[
@@ -35,6 +36,11 @@ pub const OPTIONS: &[Opt] = &[
     tunnels::MECHANISM_PRIORITY,
     tunnels::ENCRYPTED_ONLY,
     forwarder::METRICS,
+    forwarder::METRICS_CERTIFICATE,
+    forwarder::METRICS_KEY,
+    forwarder::METRICS_AUTHORITIES,
+    forwarder::METRICS_WATCHED,
+    forwarder::METRICS_PATIENCE,
     identity::TRUST_DOMAIN,
     identity::AUTHORITY_DIR,
     Opt::new(
@@ -54,7 +60,7 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
     let (socket, domain, dir): (Target, String, Option<PathBuf>) =
         (settings.text("workload-api"), settings.text("trust-domain"), settings.optional("authority-dir"));
     let own_authority = settings.boolean("authority");
-    let metrics = forwarder::metrics_address(&mut settings);
+    let metrics = forwarder::metrics(&mut settings);
     settings.finish()?;
 
     if own_authority {
@@ -73,7 +79,7 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
 async fn serve(
     process: Process,
     mut config: manager::Config,
-    (tunnel, metrics): (tunnels::Tunnel, Option<SocketAddr>),
+    (tunnel, metrics): (tunnels::Tunnel, Option<Metrics>),
     context: Context,
 ) -> Result<()> {
     let node = config.name.clone();
@@ -84,8 +90,8 @@ async fn serve(
     let registry = config.registry(&process, &context)?;
     let in_process: Arc<dyn RegistryApi> = Arc::new(registry.in_process());
     let forwarder = forwarder::hop(forwarder_name.clone(), &process, process.dial(), in_process.clone(), tunnel).await?;
-    if let Some(address) = metrics {
-        crate::metrics::serve(address, vec![forwarder.clone()], context.shutdown.clone()).await?;
+    if let Some(metrics) = metrics {
+        crate::metrics::serve(metrics, vec![forwarder.clone()], context.shutdown.clone()).await?;
     }
     let local = BTreeMap::from([(forwarder_name.to_string(), Arc::new(forwarder) as Arc<dyn NetworkServiceApi>)]);
     let hop = config.hop(&process, process.dial_with(local), in_process.clone(), &context)?;
