@@ -387,6 +387,9 @@ impl Liveness for Eyes {
         while self.world.packets().answers(self.pod, connection).is_none() {
             if Instant::now() >= end {
                 self.world.note(format_args!("{} is silent", connection.id));
+                if self.world.state().quiet {
+                    self.world.violate(format!("I13: nothing went wrong, and {} is silent", connection.id));
+                }
                 self.world.state().silent.insert(connection.id.clone(), Instant::now());
                 return false;
             }

@@ -109,10 +109,12 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
 
 /// `None` when it was broken off by a violation.
 async fn play(world: &World, faults: &[Timed]) -> Option<Duration> {
+    world.state().quiet = true;
     begin(world).await;
     until(world, WARM_UP, "I14: 20 s after the start", check::missing).await?;
     tokio::spawn(watch(world.clone()));
     let ledger = Ledger::begin(world);
+    world.state().quiet = faults.is_empty();
     let end = Instant::now() + world.options().faults;
     faults::rage(world, faults, end).await;
     let up_after = settle(world, end).await?;
@@ -176,15 +178,15 @@ async fn settle(world: &World, end: Instant) -> Option<Duration> {
 
 /// Up is up, and stays so; and what everybody says agrees.
 async fn steady(world: &World) -> Option<()> {
-    let (mut folds, begin) = (Folds::begin(world).await, Instant::now());
+    let (mut folds, begin, mut tidy) = (Folds::begin(world).await, Instant::now(), false);
     while begin.elapsed() < world.options().token_life + STEADY {
         if let Some(reason) = check::missing(world) {
             world.violate(format!("I14: everything was up and nothing went wrong, but {reason}"));
             return None;
         }
-        if begin.elapsed() >= TIDY && !world.state().quiet {
+        if begin.elapsed() >= TIDY && !tidy {
             until(world, Duration::ZERO, "I2: 85 s after the last fault", check::excess).await?;
-            world.state().quiet = true;
+            (world.state().quiet, tidy) = (true, true);
         }
         sleep(CHECK_EVERY).await;
     }
