@@ -8,13 +8,13 @@ use std::{
     process::Command,
 };
 
-/// The names of the example files, which are those of their labs.
+/// The names of the example files, which are those of their labs; those in directories below, too.
 fn files(dir: &Path) -> BTreeSet<String> {
-    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    paths
-        .filter(|path| path.extension().is_some_and(|ext| ext == "yaml"))
-        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
-        .collect()
+    let paths: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let (dirs, files): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path.is_dir());
+    let yaml = files.into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "yaml"));
+    let names = yaml.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned());
+    names.chain(dirs.iter().flat_map(|dir| self::files(dir))).collect()
 }
 
 /// What did not hold, one line each.
