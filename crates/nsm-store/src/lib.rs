@@ -20,7 +20,7 @@ pub use durable::{
     SWEEP_PERIOD, WRITE_TIMEOUT,
 };
 pub use etcd::{
-    CALL_TIMEOUT, CONNECT_TIMEOUT, DEFAULT_PREFIX, EtcdEngine, EtcdOptions, EtcdTls, MAX_CALL_TRIES, MAX_ENDPOINTS, MAX_LEASES, PAGE,
+    CALL_DEADLINE, CALL_TIMEOUT, CONNECT_TIMEOUT, DEFAULT_PREFIX, EtcdEngine, EtcdOptions, EtcdTls, MAX_ENDPOINTS, MAX_LEASES, PAGE,
     RETRY_PAUSES, SYNC_TIMEOUT,
 };
 /// What a [`Medium`] opens: bytes that can be read, written and made durable.

@@ -1,7 +1,8 @@
 //! Calls to whichever member answers.
 //!
-//! One member is used until it fails; then the next one is. A call that may be repeated is, after growing pauses with
-//! chance in them; a call that may not be tells whether it can have been heard.
+//! One member is used until it fails; then the next one is. Every call asks a member that has no leader to say so at
+//! once: it may be alone, and the others may go on. A call that may be repeated is, after growing pauses with chance in
+//! them, as long as an election takes; a call that may not be tells whether it can have been heard.
 
 use nsm_api::{Error, Kind, Result};
 use rand::Rng;
@@ -9,8 +10,11 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tokio::{sync::watch, time::Instant};
 use tonic::{
-    Code, Response, Status,
+    Code, Request, Response, Status,
+    metadata::MetadataValue,
+    service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
 
@@ -18,15 +22,20 @@ use tonic::{
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a member may take to answer.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a call that may be repeated is made.
-pub const MAX_CALL_TRIES: u32 = 6;
+/// How long a call is repeated at one member after the other.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(6);
 /// The pause before the second try, and the longest; half of each is chance.
-pub const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+pub const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// A way to one member. A member without a leader refuses what comes over it.
+pub(super) type Line = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
 
 pub(super) struct Cluster {
     object: String,
     members: Vec<Endpoint>,
     link: Mutex<Link>,
+    /// The number of the last channel that did not work.
+    lost: watch::Sender<u64>,
     /// Held by the one who connects.
     connecting: tokio::sync::Mutex<()>,
 }
@@ -44,7 +53,7 @@ struct Link {
 pub(super) enum Failure {
     /// It was refused, and did nothing.
     Refused(Status),
-    /// No member could be connected to.
+    /// No member could be connected to, or the member has no leader: nothing was done.
     Unsent(Error),
     /// Whether it did anything is not known.
     Unknown(Status),
@@ -54,7 +63,7 @@ impl Cluster {
     pub(super) fn new(object: String, members: Vec<Endpoint>) -> Cluster {
         // Processes that start together shall not all ask the same member.
         let link = Link { member: rand::rng().random_range(0..members.len().max(1)), ..Link::default() };
-        Cluster { object, members, link: Mutex::new(link), connecting: tokio::sync::Mutex::default() }
+        Cluster { object, members, link: Mutex::new(link), lost: watch::Sender::new(0), connecting: tokio::sync::Mutex::default() }
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
@@ -97,7 +106,13 @@ impl Cluster {
         let mut link = self.link();
         if link.generation == generation && link.channel.take().is_some() {
             link.member = (link.member + 1) % self.members.len();
+            self.lost.send_replace(generation);
         }
+    }
+
+    /// Resolves when this channel did not work for somebody.
+    pub(super) async fn left(&self, generation: u64) {
+        let _ = self.lost.subscribe().wait_for(|lost| *lost >= generation).await;
     }
 
     fn away(&self, reason: &str) -> Error {
@@ -106,24 +121,26 @@ impl Cluster {
     }
 
     /// Makes a call that must not be repeated.
-    pub(super) async fn once<T, F>(&self, call: impl FnOnce(Channel) -> F) -> Result<T, Failure>
+    pub(super) async fn once<T, F>(&self, call: impl FnOnce(Line) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let (generation, channel) = self.channel().await.map_err(Failure::Unsent)?;
-        let answer = tokio::time::timeout(CALL_TIMEOUT, call(channel)).await;
+        let line: Line = InterceptedService::new(channel, require_leader);
+        let answer = tokio::time::timeout(CALL_TIMEOUT, call(line)).await;
         match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer"))) {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) if refusal(&status) => Err(Failure::Refused(status)),
             Err(status) => {
                 self.lost(generation);
-                Err(Failure::Unknown(status))
+                let unheard = status.code() == Code::Unavailable && status.message() == NO_LEADER;
+                Err(if unheard { Failure::Unsent(self.error(Failure::Unknown(status))) } else { Failure::Unknown(status) })
             }
         }
     }
 
-    /// Makes a call that may be repeated.
-    pub(super) async fn call<T, F>(&self, call: impl Fn(Channel) -> F) -> Result<T>
+    /// Makes a call that may be repeated, until the deadline.
+    pub(super) async fn call<T, F>(&self, deadline: Instant, call: impl Fn(Line) -> F) -> Result<T>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
@@ -134,10 +151,9 @@ impl Cluster {
                 Err(failure) => failure,
             };
             tries += 1;
-            if tries == MAX_CALL_TRIES || matches!(failure, Failure::Refused(_)) {
+            if matches!(failure, Failure::Refused(_)) || !pause(tries, deadline).await {
                 return Err(self.error(failure));
             }
-            pause(tries).await;
         }
     }
 
@@ -160,12 +176,31 @@ impl Cluster {
     }
 }
 
-/// Waits before try number `tries + 1`.
-pub(super) async fn pause(tries: u32) {
+/// When a call that begins now is given up.
+pub(super) fn deadline() -> Instant {
+    Instant::now() + CALL_DEADLINE
+}
+
+/// Waits before try number `tries + 1`; `false`, and at once, when that would begin after the deadline.
+pub(super) async fn pause(tries: u32, deadline: Instant) -> bool {
     let (first, longest) = RETRY_PAUSES;
     let whole = first.saturating_mul(1 << tries.min(16)).min(longest);
-    let share = rand::rng().random_range(0.5..1.0);
-    tokio::time::sleep(whole.mul_f64(share)).await;
+    let next = Instant::now() + whole.mul_f64(rand::rng().random_range(0.5..1.0));
+    let in_time = next < deadline;
+    if in_time {
+        tokio::time::sleep_until(next).await;
+    }
+    in_time
+}
+
+/// What a member without a leader answers, before it has done anything, to those who ask for a leader.
+const NO_LEADER: &str = "etcdserver: no leader";
+
+/// Asks for a member with a leader.
+#[allow(clippy::result_large_err)] // the form of an interceptor
+pub(super) fn require_leader(mut request: Request<()>) -> Result<Request<()>, Status> {
+    request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+    Ok(request)
 }
 
 /// What etcd answers for certain without having done anything.

@@ -34,7 +34,7 @@ impl Leases {
     }
 
     /// A lease that ends when `life` has passed, or up to a second later.
-    pub(super) async fn ending(&self, cluster: &Cluster, life: Duration) -> Result<i64> {
+    pub(super) async fn ending(&self, cluster: &Cluster, life: Duration, deadline: Instant) -> Result<i64> {
         let now = self.start.elapsed();
         let end = whole(now.saturating_add(life));
         if let Some(lease) = self.known(end, now) {
@@ -42,7 +42,8 @@ impl Leases {
         }
         let seconds = whole(Duration::from_secs(end).saturating_sub(now)).max(1);
         let ttl = i64::try_from(seconds).unwrap_or(i64::MAX);
-        let granted = cluster.call(|channel| async move { LeaseClient::new(channel).lease_grant(LeaseGrantRequest { ttl }).await }).await?;
+        let granted =
+            cluster.call(deadline, |line| async move { LeaseClient::new(line).lease_grant(LeaseGrantRequest { ttl }).await }).await?;
         self.by_end().insert(end, granted.id);
         Ok(granted.id)
     }

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use store::Shelf;
 use tokio::{sync::watch, task::AbortHandle};
 
-pub use cluster::{CALL_TIMEOUT, CONNECT_TIMEOUT, MAX_CALL_TRIES, RETRY_PAUSES};
+pub use cluster::{CALL_DEADLINE, CALL_TIMEOUT, CONNECT_TIMEOUT, RETRY_PAUSES};
 pub use lease::MAX_LEASES;
 pub use options::{DEFAULT_PREFIX, EtcdOptions, EtcdTls, MAX_ENDPOINTS};
 pub use replica::PAGE;

@@ -9,7 +9,7 @@ use super::{
         Event, KeyValue, RangeRequest, RangeResponse, WatchCreateRequest, WatchRequest, WatchResponse, event::EventType,
         kv_client::KvClient, watch_client::WatchClient, watch_request::RequestUnion,
     },
-    cluster::{CALL_TIMEOUT, Cluster, pause},
+    cluster::{CALL_TIMEOUT, Cluster, Line, deadline, pause, require_leader},
     store::{key_of, read},
 };
 use crate::record::Persist;
@@ -18,7 +18,7 @@ use nsm_api::{NetworkService, NetworkServiceEndpoint, Result};
 use nsm_registry::MemoryEngine;
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
-use tonic::{Code, Request, Status, metadata::MetadataValue};
+use tonic::{Code, Request, Status};
 
 /// Records that one answer holds at most while all are read.
 pub const PAGE: i64 = 256;
@@ -66,7 +66,7 @@ impl Replica {
                 }
             }
             failures = if self.revision > before { 0 } else { failures + 1 };
-            pause(failures).await;
+            pause(failures, deadline()).await;
         }
     }
 
@@ -109,16 +109,17 @@ impl Replica {
 
     async fn page(&self, key: Vec<u8>, revision: i64) -> Result<RangeResponse> {
         let request = RangeRequest { key, range_end: after(&self.prefix), limit: PAGE, revision };
-        let ask = |channel| {
+        let ask = |line: Line| {
             let request = request.clone();
-            async move { KvClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).range(request).await }
+            async move { KvClient::new(line).max_decoding_message_size(MAX_MESSAGE_BYTES).range(request).await }
         };
-        self.cluster.call(ask).await
+        self.cluster.call(deadline(), ask).await
     }
 
     /// Applies changes until the watch ends.
     async fn follow(&mut self) -> Ended {
-        let (generation, channel) = match self.cluster.channel().await {
+        let cluster = self.cluster.clone();
+        let (generation, channel) = match cluster.channel().await {
             Ok(linked) => linked,
             Err(error) => return Ended::Failed(Status::unavailable(error.to_string())),
         };
@@ -126,13 +127,13 @@ impl Replica {
             WatchCreateRequest { key: self.prefix.clone().into(), range_end: after(&self.prefix), start_revision: self.revision + 1 };
         let asked = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
         // The sending side stays open: etcd ends the watch with it.
-        let mut request = Request::new(futures::stream::iter([asked]).chain(futures::stream::pending()));
+        let request = Request::new(futures::stream::iter([asked]).chain(futures::stream::pending()));
         // A member that has lost the others ends the watch instead of saying nothing.
-        request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
-        let mut client = WatchClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let mut client = WatchClient::with_interceptor(channel, require_leader).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let opened = tokio::time::timeout(CALL_TIMEOUT, client.watch(request)).await;
         let ended = match opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("no watch"))) {
-            Ok(responses) => self.apply(responses.into_inner()).await,
+            // Where calls go elsewhere the watch follows: etcd itself takes seconds to end it at a member that is alone.
+            Ok(responses) => self.apply(responses.into_inner().take_until(Box::pin(cluster.left(generation)))).await,
             Err(status) => Ended::Failed(status),
         };
         if matches!(ended, Ended::Failed(_)) {

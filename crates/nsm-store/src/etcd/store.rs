@@ -6,7 +6,7 @@ use super::{
         Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, RequestOp, TxnRequest, TxnResponse, compare, kv_client::KvClient,
         request_op::Request as Operation,
     },
-    cluster::{Failure, MAX_CALL_TRIES, pause},
+    cluster::{CALL_TIMEOUT, Failure, Line, deadline, pause},
     last_key,
 };
 use crate::record::Persist;
@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use nsm_api::{Error, Kind, Result};
 use nsm_registry::{Changes, Revision, Store, Stored};
 use std::{marker::PhantomData, sync::Arc, time::Duration};
+use tokio::time::Instant;
 use tonic::Code;
 
 /// How long a Find waits until this process has heard of the cluster's last write.
@@ -51,6 +52,8 @@ enum Outcome {
     Outrun,
     /// The lease is gone: nothing was done.
     NoLease,
+    /// Nobody has heard it.
+    Unsent(Error),
     Unknown(Failure),
 }
 
@@ -67,13 +70,13 @@ impl<R: Persist> Shelf<R> {
         R::store(&*self.shared.index)
     }
 
-    async fn read_key(&self, key: String) -> Result<Option<KeyValue>> {
-        let request = RangeRequest { key: key.into(), ..RangeRequest::default() };
-        let ask = |channel| {
+    async fn read_key(&self, key: &str, deadline: Instant) -> Result<Option<KeyValue>> {
+        let request = RangeRequest { key: key.to_owned().into(), ..RangeRequest::default() };
+        let ask = |line: Line| {
             let request = request.clone();
-            async move { KvClient::new(channel).range(request).await }
+            async move { KvClient::new(line).range(request).await }
         };
-        Ok(self.shared.cluster.call(ask).await?.kvs.pop())
+        Ok(self.shared.cluster.call(deadline, ask).await?.kvs.pop())
     }
 
     /// One try of `operation`, if the key is at `expected`.
@@ -88,25 +91,78 @@ impl<R: Persist> Shelf<R> {
         let touch = Operation::RequestPut(PutRequest { key: last_key(&self.shared.prefix).into(), ..PutRequest::default() });
         let success = [operation, touch].map(|operation| RequestOp { request: Some(operation) });
         let request = TxnRequest { compare: vec![compare], success: success.into() };
-        match self.shared.cluster.once(|channel| async move { KvClient::new(channel).txn(request).await }).await {
+        match self.shared.cluster.once(|line| async move { KvClient::new(line).txn(request).await }).await {
             Ok(TxnResponse { succeeded: true, header }) => Ok(Outcome::Done(Revision(header.unwrap_or_default().revision.unsigned_abs()))),
             Ok(TxnResponse { succeeded: false, .. }) => Ok(Outcome::Outrun),
             Err(Failure::Refused(status)) if status.code() == Code::NotFound => Ok(Outcome::NoLease),
             Err(failure @ Failure::Refused(_)) => Err(self.shared.cluster.error(failure)),
-            // Nobody has heard it: it may be tried again like one that was never made.
+            Err(Failure::Unsent(error)) => Ok(Outcome::Unsent(error)),
             Err(failure) => Ok(Outcome::Unknown(failure)),
         }
     }
 
-    fn undecided(&self, name: &R::Name, failure: Failure) -> Error {
-        let cause = self.shared.cluster.error(failure).reason;
-        let reason = format!("may or may not be written ({cause})");
-        Error::new(Kind::Timeout, R::object(name), reason, "try again")
+    /// What a write is refused with that somebody may have heard.
+    fn undecided(&self, name: &R::Name, cause: &str) -> Error {
+        Error::new(Kind::Timeout, R::object(name), format!("may or may not be written ({cause})"), "try again")
+    }
+
+    /// Writes until it is certain what became of it, or the deadline. `operation` makes one try, of which nothing is left
+    /// when it was not heard; `done` recognises its effect in what is there now, if it can be told.
+    async fn write<F>(
+        &self,
+        name: &R::Name,
+        expected: Option<Revision>,
+        operation: impl Fn(Instant) -> F,
+        done: impl Fn(Option<&KeyValue>) -> Option<Revision>,
+    ) -> Result<Option<Revision>>
+    where
+        F: Future<Output = Result<Operation>>,
+    {
+        let (key, deadline, mut doubt, mut tries) = (self.key(name), deadline(), None, 0);
+        loop {
+            let operation = operation(deadline).await?;
+            let lease = if let Operation::RequestPut(put) = &operation { put.lease } else { 0 };
+            let again = match self.transact(&key, expected, operation).await? {
+                Outcome::Done(revision) => return Ok(Some(revision)),
+                Outcome::Outrun if doubt.is_none() => return Ok(None),
+                Outcome::Outrun => {
+                    doubt = Some("another write followed".to_owned());
+                    None
+                }
+                Outcome::NoLease => {
+                    self.shared.leases.forget(lease);
+                    Some(self.undecided(name, "no lease lasts"))
+                }
+                Outcome::Unsent(error) => Some(error),
+                Outcome::Unknown(failure) => {
+                    doubt = Some(self.shared.cluster.error(failure).reason);
+                    None
+                }
+            };
+            tries += 1;
+            let in_time = pause(tries, deadline).await;
+            match (again, &doubt) {
+                (Some(_), _) if in_time => continue,
+                (Some(error), None) => return Err(error),
+                (_, doubt) => {
+                    let cause = doubt.as_deref().unwrap_or("no answer");
+                    let Ok(present) = self.read_key(&key, deadline + CALL_TIMEOUT).await else { return Err(self.undecided(name, cause)) };
+                    if let Some(revision) = done(present.as_ref()) {
+                        return Ok(Some(revision));
+                    }
+                    // The same revision never comes back, so a second try cannot undo what somebody did after the first.
+                    let unchanged = expected.is_some() && present.as_ref().map(revision_of) == expected;
+                    if !unchanged || !in_time {
+                        return Err(self.undecided(name, cause));
+                    }
+                }
+            }
+        }
     }
 
     /// Waits until the index has every write that was acknowledged before this call.
     async fn catch_up(&self) -> Result<()> {
-        let last = self.read_key(last_key(&self.shared.prefix)).await?.map_or(0, |kv| kv.mod_revision);
+        let last = self.read_key(&last_key(&self.shared.prefix), deadline()).await?.map_or(0, |kv| kv.mod_revision);
         let mut applied = self.shared.applied.clone();
         // Also an empty cluster must have been read once.
         let caught_up = applied.wait_for(|applied| *applied >= last.max(1));
@@ -123,62 +179,29 @@ impl<R: Persist> Shelf<R> {
 #[async_trait]
 impl<R: Persist> Store<R> for Shelf<R> {
     async fn get(&self, name: &R::Name) -> Result<Option<Stored<R>>> {
-        let Some(kv) = self.read_key(self.key(name)).await? else { return Ok(None) };
+        let Some(kv) = self.read_key(&self.key(name), deadline()).await? else { return Ok(None) };
         let (record, _) = read::<R>(&kv)?;
         Ok(Some(Stored { record: Arc::new(record), revision: revision_of(&kv) }))
     }
 
     async fn put(&self, record: Arc<R>, expected: Option<Revision>, life: Option<Duration>) -> Result<Option<Revision>> {
-        let (key, mark, mut tries) = (self.key(record.name()), rand::random::<Mark>(), 0);
+        let (key, mark) = (self.key(record.name()), rand::random::<Mark>());
         let value = [&mark[..], &record.encode()].concat();
-        loop {
+        let operation = async |deadline| {
             let lease = match life {
-                Some(life) => self.shared.leases.ending(&self.shared.cluster, life).await?,
+                Some(life) => self.shared.leases.ending(&self.shared.cluster, life, deadline).await?,
                 None => 0,
             };
-            let put = PutRequest { key: key.clone().into(), value: value.clone(), lease };
-            tries += 1;
-            let failure = match self.transact(&key, expected, Operation::RequestPut(put)).await? {
-                Outcome::Done(revision) => return Ok(Some(revision)),
-                Outcome::Outrun if tries == 1 => return Ok(None),
-                Outcome::Outrun => Failure::Unknown(tonic::Status::aborted("another write followed")),
-                Outcome::NoLease if tries < MAX_CALL_TRIES => {
-                    self.shared.leases.forget(lease);
-                    continue;
-                }
-                Outcome::NoLease => return Err(self.undecided(record.name(), Failure::Unknown(tonic::Status::not_found("no lease lasts")))),
-                Outcome::Unknown(failure) => failure,
-            };
-            pause(tries).await;
-            let present = self.read_key(key.clone()).await?;
-            match &present {
-                Some(kv) if kv.value.starts_with(&mark) => return Ok(Some(revision_of(kv))),
-                // The same revision never comes back, so a second try cannot undo what somebody did after the first.
-                Some(kv) if Some(revision_of(kv)) == expected && tries < MAX_CALL_TRIES => {}
-                _ if matches!(failure, Failure::Unsent(_)) && tries == 1 => return Err(self.shared.cluster.error(failure)),
-                _ => return Err(self.undecided(record.name(), failure)),
-            }
-        }
+            Ok(Operation::RequestPut(PutRequest { key: key.clone().into(), value: value.clone(), lease }))
+        };
+        let done = |present: Option<&KeyValue>| present.filter(|kv| kv.value.starts_with(&mark)).map(revision_of);
+        self.write(record.name(), expected, operation, done).await
     }
 
     async fn remove(&self, name: &R::Name, expected: Revision) -> Result<bool> {
-        let (key, mut tries) = (self.key(name), 0);
-        loop {
-            let delete = DeleteRangeRequest { key: key.clone().into() };
-            tries += 1;
-            let failure = match self.transact(&key, Some(expected), Operation::RequestDeleteRange(delete)).await? {
-                Outcome::Done(_) => return Ok(true),
-                Outcome::Outrun if tries == 1 => return Ok(false),
-                Outcome::Outrun | Outcome::NoLease => Failure::Unknown(tonic::Status::aborted("another write followed")),
-                Outcome::Unknown(failure) => failure,
-            };
-            pause(tries).await;
-            match self.read_key(key.clone()).await? {
-                None => return Ok(true),
-                Some(kv) if revision_of(&kv) == expected && tries < MAX_CALL_TRIES => {}
-                Some(_) => return Err(self.undecided(name, failure)),
-            }
-        }
+        let operation = async |_| Ok(Operation::RequestDeleteRange(DeleteRangeRequest { key: self.key(name).into() }));
+        let done = |present: Option<&KeyValue>| present.is_none().then_some(expected);
+        Ok(self.write(name, Some(expected), operation, done).await?.is_some())
     }
 
     async fn find(&self, query: &R::Query) -> Result<Vec<Arc<R>>> {

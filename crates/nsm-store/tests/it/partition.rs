@@ -9,9 +9,9 @@ use crate::{
 };
 use nsm_api::Kind;
 use nsm_registry::{Engine, Registry};
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
@@ -21,67 +21,69 @@ use tokio::{
 struct Between {
     /// Who is alone, if anybody is.
     alone: watch::Sender<Option<usize>>,
-    processes: watch::Sender<Vec<u32>>,
     _tasks: JoinSet<()>,
 }
 
+/// Their ids, as they call themselves when they call each other.
+type Ids = watch::Receiver<Vec<String>>;
+
 impl Between {
     async fn cluster(size: usize) -> (Cluster, Between) {
-        let (alone, processes, mut tasks, mut ports) =
-            (watch::Sender::new(None), watch::Sender::new(Vec::new()), JoinSet::new(), Vec::new());
+        let (alone, ids, mut tasks, mut ports) = (watch::Sender::new(None), watch::Sender::new(Vec::new()), JoinSet::new(), Vec::new());
         for to in 0..size {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let member = free_port();
             ports.push((member, listener.local_addr().unwrap().port()));
-            tasks.spawn(pass_on(listener, member, to, alone.subscribe(), processes.subscribe()));
+            tasks.spawn(pass_on(listener, member, to, alone.subscribe(), ids.subscribe()));
         }
         let cluster = Cluster::between(&ports, &[], false).await;
-        processes.send_replace(cluster.processes());
-        // Those who called before they were known call again.
-        alone.send_replace(None);
-        (cluster, Between { alone, processes, _tasks: tasks })
+        ids.send_replace(cluster.ids());
+        (cluster, Between { alone, _tasks: tasks })
     }
 
     fn isolate(&self, member: Option<usize>) {
-        assert!(!self.processes.borrow().is_empty());
         self.alone.send_replace(member);
     }
 }
 
 /// Joins callers to member `to`; every change of who is alone ends all that concerns them, and what came from nobody known.
-async fn pass_on(listener: TcpListener, port: u16, to: usize, alone: watch::Receiver<Option<usize>>, processes: watch::Receiver<Vec<u32>>) {
+async fn pass_on(listener: TcpListener, port: u16, to: usize, alone: watch::Receiver<Option<usize>>, ids: Ids) {
     let mut calls = JoinSet::new();
     loop {
-        let (mut near, caller) = listener.accept().await.unwrap();
-        let from = processes.borrow().iter().position(|process| owns(*process, caller.port()));
-        let mut alone = alone.clone();
-        let concerned = move |alone: &Option<usize>| alone.is_some_and(|alone| alone == to || from.is_none_or(|from| from == alone));
-        if concerned(&alone.borrow_and_update()) {
-            continue;
-        }
-        calls.spawn(async move {
-            let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
-            tokio::select! {
-                _ = copy_bidirectional(&mut near, &mut far) => {}
-                _ = alone.wait_for(concerned) => {}
-            }
-        });
+        let (near, _) = listener.accept().await.unwrap();
+        calls.spawn(call(near, port, to, alone.clone(), ids.clone()));
         while calls.try_join_next().is_some() {}
     }
 }
 
-/// Whether the process has a TCP connection from this local port.
-fn owns(process: u32, port: u16) -> bool {
-    let table = fs::read_to_string("/proc/net/tcp").unwrap();
-    let local = format!(":{port:04X}");
-    let sockets = table.lines().skip(1).filter_map(|line| {
-        let words: Vec<_> = line.split_whitespace().collect();
-        words[1].ends_with(&local).then(|| format!("socket:[{}]", words[9]))
-    });
-    let sockets: Vec<String> = sockets.collect();
-    let files = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
-    let open = files.filter_map(|file| fs::read_link(file.path()).ok());
-    open.into_iter().any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))
+async fn call(mut near: TcpStream, port: u16, to: usize, mut alone: watch::Receiver<Option<usize>>, ids: Ids) {
+    let Some(first) = head(&mut near).await else { return };
+    let head = String::from_utf8_lossy(&first);
+    let from = ids.borrow().iter().position(|id| head.contains(&format!("X-Server-From: {id}\r\n")));
+    let concerned = move |alone: &Option<usize>| alone.is_some_and(|alone| alone == to || from.is_none_or(|from| from == alone));
+    if concerned(&alone.borrow_and_update()) {
+        return;
+    }
+    let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+    if far.write_all(&first).await.is_err() {
+        return;
+    }
+    tokio::select! {
+        _ = copy_bidirectional(&mut near, &mut far) => {}
+        _ = alone.wait_for(concerned) => {}
+    }
+}
+
+/// What comes until the end of the first request's header.
+async fn head(near: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut head = Vec::new();
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        assert!(head.len() < 1 << 20, "no request of a member");
+        if near.read_buf(&mut head).await.ok()? == 0 {
+            return None;
+        }
+    }
+    Some(head)
 }
 
 /// B1, I10, K1: alone, a member's registry refuses; the others go on; together again it has missed nothing.
@@ -113,6 +115,22 @@ async fn b1_a_registry_at_a_member_that_is_alone_tells_nothing_old() {
         put_again(other, "a", "tcp://3").await;
         put_again(&engines[alone], "a", "tcp://4").await;
         assert_eq!(all(other).await, ["a tcp://4"]);
+    }
+}
+
+/// B1: a registry that knows all members goes on at another one, whichever is alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b1_a_registry_goes_on_at_another_member() {
+    let (cluster, between) = Between::cluster(3).await;
+    let engine = cluster.engine();
+    put_again(&engine, "a", "tcp://0").await;
+    for (alone, url) in [(0, "tcp://1"), (1, "tcp://2"), (2, "tcp://3")] {
+        between.isolate(Some(alone));
+        let start = Instant::now();
+        put_again(&engine, "a", url).await;
+        assert_eq!(all(&engine).await, [format!("a {url}")]);
+        println!("member {alone} alone: {:?} until a write and a Find went through", start.elapsed());
+        between.isolate(None);
     }
 }
 
