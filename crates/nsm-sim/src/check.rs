@@ -106,14 +106,26 @@ pub(crate) fn lacks(world: &World, client: &topology::Client) -> Option<String> 
     })
 }
 
-/// The first client that wants something, lives, and whose packets pass to nobody, whatever the hops say of it.
+/// The first wanted connection whose packets pass to nobody, whatever the hops say of it.
 pub(crate) fn silent(world: &World) -> Option<String> {
+    let passing = heard(world);
+    wanted(world).into_iter().find(|id| !passing.contains(id)).map(|id| format!("no packets of {id} pass"))
+}
+
+/// Connections that clients want.
+pub(crate) fn wanted(world: &World) -> Vec<ConnectionId> {
     let wanted = world.state().wanted.clone();
-    let passing: BTreeSet<ConnectionId> = passing(world).into_iter().map(|(_, connection, _)| connection.id.clone()).collect();
-    let ids = world.topology().clients.iter().filter(|client| wanted.contains(&client.name)).flat_map(|client| {
-        (0..client.services.len()).map(|i| format!("{}-{i}", client.name).parse::<ConnectionId>().expect("the topology was checked"))
-    });
-    ids.into_iter().find(|id| !passing.contains(id)).map(|id| format!("no packets of {id} pass"))
+    let clients = world.topology().clients.iter().filter(|client| wanted.contains(&client.name));
+    let ids = |client: &topology::Client| {
+        let id = |i: usize| format!("{}-{i}", client.name).parse().expect("the topology was checked");
+        (0..client.services.len()).map(id).collect::<Vec<ConnectionId>>()
+    };
+    clients.flat_map(ids).collect()
+}
+
+/// Connections whose packets pass to somebody.
+pub(crate) fn heard(world: &World) -> BTreeSet<ConnectionId> {
+    passing(world).into_iter().map(|(_, connection, _)| connection.id.clone()).collect()
 }
 
 /// What must hold when everything is up and quiet.

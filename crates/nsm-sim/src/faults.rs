@@ -57,6 +57,11 @@ pub enum Fault {
         /// Which.
         client: String,
     },
+    /// A node is gone for ever, with all that ran on it.
+    Node {
+        /// Which.
+        node: String,
+    },
     /// Nothing passes between two nodes.
     Part {
         /// One.
@@ -128,6 +133,7 @@ impl fmt::Display for Fault {
             Fault::Pod { endpoint, away } => write!(f, "pod {endpoint} dies for {}", seconds(away)),
             Fault::Leave { client, away } => write!(f, "leave {client} for {}", seconds(away)),
             Fault::Vanish { client } => write!(f, "vanish {client}"),
+            Fault::Node { node } => write!(f, "node {node} dies"),
             Fault::Part { a, b, lasts } => write!(f, "part {a} {b} for {}", seconds(lasts)),
             Fault::Weather { lost, unheard, twice, slow, lasts } => {
                 write!(f, "weather lost {lost} unheard {unheard} twice {twice} slow {slow} for {}", seconds(lasts))
@@ -168,6 +174,11 @@ impl FromStr for Fault {
             }
             "leave" => Fault::Leave { client: words.name()?, away: words.lasting()? },
             "vanish" => Fault::Vanish { client: words.name()? },
+            "node" => {
+                let node = words.name()?;
+                words.expect("dies")?;
+                Fault::Node { node }
+            }
             "part" => Fault::Part { a: words.name()?, b: words.name()?, lasts: words.lasting()? },
             "weather" => {
                 let mut part = |what: &str| if words.take(what) { words.number() } else { Ok(0) };
@@ -180,7 +191,7 @@ impl FromStr for Fault {
             }
             "cut" => Fault::Cut { client: words.name()? },
             "deaf" => Fault::Deaf { endpoint: words.name()?, lasts: words.lasting()? },
-            _ => return Err(words.unknown("kill, pod, leave, vanish, part, weather, kernel, cut, deaf")),
+            _ => return Err(words.unknown("kill, pod, leave, vanish, node, part, weather, kernel, cut, deaf")),
         };
         words.end()?;
         Ok(fault)
@@ -267,6 +278,7 @@ pub(crate) fn happen(world: &World, fault: &Fault, end: Instant) {
         Fault::Pod { endpoint, away } => pod_dies(world, endpoint, (away, end)),
         Fault::Leave { client, away } => leave(world, client, (away, end)),
         Fault::Vanish { client } => vanish(world, &client),
+        Fault::Node { node } => node_dies(world, &node),
         Fault::Part { a, b, lasts } => part(world, (a, b), (lasts, end)),
         Fault::Weather { lost, unheard, twice, slow, lasts } => {
             let kernel = world.state().weather.kernel;
@@ -330,6 +342,22 @@ fn vanish(world: &World, name: &str) {
     world.state().wanted.remove(name);
     world.state().vanished.insert(name.to_owned());
     remove_pod(world, name);
+}
+
+fn node_dies(world: &World, name: &str) {
+    let topology = world.topology();
+    let Some(node) = topology.nodes.iter().position(|node| node == name) else { return };
+    world.note(format_args!("{name} dies with all that runs there"));
+    topology.clients.iter().filter(|client| client.node == node).for_each(|client| vanish(world, &client.name));
+    topology.endpoints.iter().filter(|endpoint| endpoint.node == node).for_each(|endpoint| remove_pod(world, &endpoint.name));
+    for process in [topology::manager(name), topology::forwarder(name)] {
+        world.crash(&process);
+        world.state().journals.remove(&process);
+    }
+    if node == 0 {
+        world.crash(REGISTRY);
+    }
+    (0..topology.nodes.len()).filter(|other| *other != node).for_each(|other| world.cut(node, other, true));
 }
 
 fn leave(world: &World, name: String, when: (Duration, Instant)) {
@@ -397,7 +425,7 @@ mod tests {
         for timed in all {
             assert_eq!(timed.to_string().parse::<Timed>().unwrap(), timed, "{timed}");
         }
-        for text in ["deaf e1 for 3.000s", "vanish c1"] {
+        for text in ["deaf e1 for 3.000s", "vanish c1", "node n1 dies"] {
             assert_eq!(text.parse::<Fault>().unwrap().to_string(), text);
         }
         for bad in ["", "kill", "kill a after x calls for 1s", "cut a b", "part a b for 3", "dance", "deaf e1 for -1s"] {

@@ -30,6 +30,7 @@ mod show;
 pub mod shrink;
 pub mod topology;
 mod trial;
+pub mod what_if;
 mod world;
 
 pub use events::{SHOWN_EVENTS, Violation};

@@ -17,8 +17,11 @@ const HEAL: Duration = Duration::from_secs(3);
 const WHOLE: Duration = Duration::from_secs(20);
 /// How long a process of the control plane is away.
 const AWAY: Duration = Duration::from_secs(5);
-/// How long endpoints are away that only start anew.
-const RESTART: Duration = Duration::from_secs(1);
+/// How long endpoints are away that start anew when others look for them, milliseconds.
+const RESTART: (u64, u64) = (800, 2_500);
+/// Who finds only the deaf endpoint, because all others start anew, looks again after this: the pause between two wires that are
+/// given up because they are silent, the silence, and what it takes.
+const SECOND_TRY: Duration = Duration::from_secs(8);
 /// How long nobody's packets may stay away after that.
 const WATCHED: Duration = Duration::from_secs(15);
 /// Pause between two looks at the packets of all.
@@ -57,14 +60,15 @@ fn now(world: &World, fault: Fault, lasts: Duration) {
     happen(world, &fault, Instant::now() + lasts);
 }
 
-/// I5, I3: an endpoint takes no packets, and says that all is well. Those to whom its clients go have just started anew, and must
-/// not give them what others have.
+/// I5, I3: an endpoint takes no packets, and says that all is well. Those to whom its clients go start anew just then, and must not
+/// give them what others have.
 async fn deaf(world: &World, endpoint: String) -> Option<()> {
+    now(world, Fault::Deaf { endpoint: endpoint.clone(), lasts: FORGOTTEN }, FORGOTTEN * 2);
     for other in world.topology().endpoints.iter().filter(|other| other.name != endpoint) {
-        now(world, Fault::Kill { process: other.name.clone(), calls: 0, away: RESTART }, AWAY);
+        let away = world.chance().millis(RESTART.0, RESTART.1);
+        now(world, Fault::Kill { process: other.name.clone(), calls: 0, away }, AWAY);
     }
-    sleep(AWAY).await;
-    now(world, Fault::Deaf { endpoint, lasts: FORGOTTEN }, FORGOTTEN * 2);
+    sleep(Duration::from_millis(RESTART.1) + SECOND_TRY).await;
     healed(world, "I5: an endpoint is deaf").await?;
     sleep(FORGOTTEN).await;
     Some(())
