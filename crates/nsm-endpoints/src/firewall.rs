@@ -14,10 +14,24 @@
 //! Not here: what the kernel makes of it (`nsm_linux::firewall`).
 
 use ipnet::IpNet;
-use nsm_linux::firewall::{Direction, MAX_BEGINNING, Rule, Rules, Verdict};
+use nsm_api::Error;
+use nsm_linux::firewall::{Direction, Firewall, MAX_BEGINNING, Rule, Rules, Verdict};
 use serde::Deserialize;
 use serde_yaml_ng::Value;
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    io::{ErrorKind, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+/// Largest file of rules, bytes.
+const MAX_FILE: u64 = 4 << 20;
+/// Between two looks at a file of rules.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Bytes of the longest name of a rule.
 const MAX_NAME: usize = 100;
@@ -45,6 +59,59 @@ pub fn parse(text: &str) -> Result<Rules, String> {
         }
     }
     Ok(rules)
+}
+
+/// A file of rules that may change.
+#[derive(Clone, Debug)]
+pub struct RuleFile {
+    path: PathBuf,
+    text: String,
+}
+
+impl RuleFile {
+    /// Reads it for the first time. One that is absent is empty.
+    ///
+    /// # Errors
+    /// [`nsm_api::Kind::Invalid`] for one that cannot be read or has a mistake: nobody starts with half a firewall.
+    pub fn open(path: &Path) -> nsm_api::Result<(Rules, RuleFile)> {
+        let wrong = |mistake: String| Error::invalid(format!("rules in {}", path.display()), mistake, "correct the file");
+        let text = read(path).map_err(wrong)?;
+        let rules = parse(&text).map_err(wrong)?;
+        Ok((rules, RuleFile { path: path.to_owned(), text }))
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let file = match std::fs::File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
+        file => file.map_err(|error| format!("cannot be opened: {error}"))?,
+    };
+    let mut text = String::new();
+    let read = file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
+    if read as u64 > MAX_FILE { Err(format!("has more than {MAX_FILE} bytes")) } else { Ok(text) }
+}
+
+/// Gives the firewall the rules of the file whenever that has changed; never ends. With a mistake in it, or without the
+/// file, the former rules hold: what vanishes by accident opens nothing.
+pub async fn follow(mut file: RuleFile, firewall: Arc<Firewall>) {
+    loop {
+        sleep(LOOK).await;
+        let text = match read(&file.path) {
+            Ok(text) if text == file.text || !file.path.exists() => continue,
+            Ok(text) => text,
+            Err(mistake) => {
+                warn!(file = %file.path.display(), "{mistake}; what it said before still holds");
+                continue;
+            }
+        };
+        let replaced = parse(&text).map_err(|mistake| format!("{mistake}; what it said before still holds"));
+        match replaced.map(|rules| (rules.list.len(), firewall.replace(&rules))) {
+            Ok((rules, Ok(()))) => info!(file = %file.path.display(), rules, "rules replaced"),
+            Ok((_, Err(error))) => warn!(%error, "rules not replaced"),
+            Err(mistake) => warn!(file = %file.path.display(), "{mistake}"),
+        }
+        file.text = text;
+    }
 }
 
 #[derive(Deserialize)]

@@ -32,6 +32,8 @@ pub use program::MAX_FLOWS;
 
 /// Most rules after those with several prefixes or ports have been spread out.
 pub const MAX_RULES: usize = 8192;
+/// What names of tables begin with.
+const TABLE: &str = "nsm-fw-";
 /// Bytes of the longest beginning of a payload that is compared.
 pub const MAX_BEGINNING: usize = 60;
 
@@ -112,7 +114,7 @@ impl Firewall {
     /// [`Kind::Kernel`] where the kernel has no such filters or does not let this process have them.
     pub fn open(netns: &Netns, name: &str, rules: &Rules) -> Result<Firewall> {
         let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-        let table = format!("nsm-fw-{}", name.chars().map(safe).take(limits::MAX_NAME_BYTES.min(200)).collect::<String>());
+        let table = format!("{TABLE}{}", name.chars().map(safe).take(limits::MAX_NAME_BYTES.min(200)).collect::<String>());
         let filters = Mutex::new(netns::run_in_blocking(netns, Filters::open)??);
         let firewall = Firewall { net: Net::new(netns)?, table, filters };
         firewall.commit("make it", program::skeleton(&firewall.table))?;
@@ -187,9 +189,23 @@ impl Firewall {
         Ok(counts)
     }
 
-    /// Takes the table away when it guards nothing any more.
-    pub fn close(self) -> Result<()> {
+    /// Takes the table away when it joins nothing any more.
+    pub fn close_if_unused(&self) -> Result<()> {
         if self.wires()?.is_empty() { self.commit("remove it", vec![program::delete_table(&self.table)]) } else { Ok(()) }
+    }
+
+    /// What the rules of all filters in a namespace have decided, by the names with which they were opened.
+    pub fn all_counts(netns: &Netns) -> Result<BTreeMap<String, Vec<Count>>> {
+        let mut filters = netns::run_in_blocking(netns, Filters::open)??;
+        let failed = |refusal| refused("packet filters", "read their counters", refusal);
+        let mut all = BTreeMap::new();
+        for table in program::tables(&mut filters).map_err(failed)? {
+            let Some(name) = table.strip_prefix(TABLE) else { continue };
+            let mut counts = program::counts(&mut filters, &table).map_err(failed)?;
+            counts.sort();
+            all.insert(name.to_owned(), counts);
+        }
+        Ok(all)
     }
 
     fn commit(&self, doing: &str, changes: Vec<Message>) -> Result<()> {

@@ -614,6 +614,13 @@ pub(super) fn wires(filters: &mut Filters, table: &str) -> Result<BTreeMap<Strin
     Ok(found)
 }
 
+/// The names of all tables.
+pub(super) fn tables(filters: &mut Filters) -> Result<Vec<String>, Refusal> {
+    let replies = filters.dump(netdev(NFT_MSG_GETTABLE, 0))?;
+    let name = |reply: &Reply| Attributes::after(&reply.body, NFGEN_FIXED).find(NFTA_TABLE_NAME).map(read_text);
+    Ok(replies.iter().filter_map(name).collect())
+}
+
 /// The counters of a table.
 pub(super) fn counts(filters: &mut Filters, table: &str) -> Result<Vec<Count>, Refusal> {
     let message = be(netdev(NFT_MSG_GETOBJ, 0).text(NFTA_OBJ_TABLE, table), NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER);

@@ -7,6 +7,7 @@ mod doctor;
 mod export;
 mod get;
 mod mesh;
+mod rules;
 mod sim;
 mod table;
 mod watch;
@@ -22,6 +23,7 @@ pub(crate) fn all() -> Vec<Program> {
         Program::tool("get endpoints", "List endpoints", get::ENDPOINT_OPTIONS, get::endpoints),
         Program::tool("get connections", "List the connections that pass a manager", get::CONNECTION_OPTIONS, get::connections),
         Program::tool("get nodes", "List the managers that have registered something", get::REGISTRY_OPTIONS, get::nodes),
+        Program::tool("get rules", "List what firewalls in this network namespace have decided", &[], rules::run),
         Program::tool("describe service", "Show a network service whole", describe::REGISTRY_OPTIONS, describe::service),
         Program::tool("describe endpoint", "Show an endpoint whole", describe::REGISTRY_OPTIONS, describe::endpoint),
         Program::tool(

@@ -19,6 +19,7 @@ use ipnet::IpNet;
 use nsm_api::*;
 use nsm_hop::{
     hop::Hop,
+    kernel::Kernel,
     mechanism::{KernelEnd, Negotiate},
     onward::{Chain, End},
     reserve::{Dns, Ipam, IpamPolicy, Policies, Routes},
@@ -85,17 +86,19 @@ pub const PASSTHROUGH: &[Opt] = &[
     UNREGISTER,
     guard::CLIENT_POLICIES,
     IDLE_TIMEOUT,
-    Opt::new("client-labels", "NSM_CLIENT_LABELS", "", Shape::Map, "Labels of the onward Request, instead of the client's"),
+    CLIENT_LABELS,
 ];
 const NAME: Opt = Opt::new("name", "NSM_NAME", "icmp-server", Shape::Text, "Name of this process in paths and in the registry");
 pub(super) const DIR: Opt = Opt::new("dir", "NSM_BASE_DIR", "./", Shape::Directory, "Where its socket is made");
 const SERVICES: Opt = Opt::new("service-names", "NSM_SERVICE_NAMES", "icmp-responder", Shape::List, "Services that it provides");
-const PAYLOAD: Opt =
+pub(super) const PAYLOAD: Opt =
     Opt::new("payload", "NSM_PAYLOAD", "ETHERNET", Shape::OneOf(&["ETHERNET", "IP"]), "What the services carry, if it registers them");
 pub(super) const LABELS: Opt = Opt::new("labels", "NSM_LABELS", "", Shape::Map, "Labels that it advertises for its services");
 pub(super) const REGISTER_SERVICE: Opt =
     Opt::new("register-service", "NSM_REGISTER_SERVICE", "true", Shape::Bool, "Register the services, too");
 pub(super) const UNREGISTER: Opt = Opt::accepted("unregister-itself", "NSM_UNREGISTER_ITSELF");
+pub(super) const CLIENT_LABELS: Opt =
+    Opt::new("client-labels", "NSM_CLIENT_LABELS", "", Shape::Map, "Labels of the onward Request, instead of the client's");
 pub(super) const IDLE_TIMEOUT: Opt =
     Opt::new("idle-timeout", "NSM_IDLE_TIMEOUT", "0", Shape::Duration, "End after so long without any client; 0: never");
 /// Looks within one idle time.
@@ -177,9 +180,16 @@ impl Config {
         }
     }
 
-    async fn serve(self, parts: Parts, context: Context) -> Result<()> {
+    pub(super) async fn serve(self, parts: Parts, context: Context) -> Result<()> {
+        self.serve_with(parts, None, context).await
+    }
+
+    /// The same with a kernel that is not the plain one.
+    pub(super) async fn serve_with(self, parts: Parts, kernel: Option<Arc<dyn Kernel>>, context: Context) -> Result<()> {
         let process = Process::start(&self.common, &context).await?;
-        let hop = process.hop(self.role(&process, parts)?);
+        let mut role = self.role(&process, parts)?;
+        role.kernel = kernel.unwrap_or(role.kernel);
+        let hop = process.hop(role);
         let (served, registration) = self.open(&process, hop.clone(), &context).await?;
         context.notify.ready();
         let idle = tokio::spawn(end_when_idle(hop, self.idle, |_| true, context.shutdown.clone()));

@@ -7,6 +7,7 @@ pub mod client;
 mod direct;
 pub mod endpoint;
 mod engine;
+pub mod firewall;
 pub mod forwarder;
 pub mod guard;
 pub mod identity;
@@ -49,6 +50,12 @@ pub fn all() -> Vec<Program> {
             "Joins each client to the next endpoint of the service",
             endpoint::PASSTHROUGH,
             endpoint::passthrough,
+        ),
+        Program::role(
+            "endpoint firewall",
+            "Joins each client to the next endpoint of the service as far as rules permit",
+            firewall::OPTIONS,
+            firewall::run,
         ),
         Program::role("endpoint vl3", "One network for the clients of all endpoints of its service", vl3::OPTIONS, vl3::run),
     ]

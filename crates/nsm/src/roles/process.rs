@@ -175,7 +175,7 @@ impl Process {
     }
 
     /// Who this process is.
-    pub fn id(&self) -> nsm_api::SpiffeId {
+    pub fn id(&self) -> SpiffeId {
         self.source.id()
     }
 

@@ -96,23 +96,40 @@ fn identity(connection: &Connection) -> Option<String> {
     connection.path.segments.first().and_then(|segment| nsm_policy::jwt::subject(&segment.token))
 }
 
-/// `nsm endpoint vl3`
-pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
-    let config = Config::read(&mut settings);
-    let (servers, labels): (Vec<Target>, Labels) = (settings.list("prefix-server-url"), settings.map("request-labels"));
-    let looks = settings.boolean("liveness-check-enabled");
-    let (interval, silence) = (settings.duration("liveness-check-interval"), settings.duration("liveness-check-timeout"));
-    let templates: Vec<Template> = settings.list("dns-templates");
-    let listen: Option<SocketAddr> = settings.optional("dns-listen");
-    let idle = settings.duration("idle-timeout");
-    if config.services.is_empty() {
-        settings.mistake("--service-names names no service");
-    }
-    if servers.is_empty() {
-        settings.mistake("--prefix-server-url names no server");
-    }
-    settings.finish()?;
+/// What was set.
+struct Given {
+    config: Config,
+    servers: Vec<Target>,
+    labels: Labels,
+    /// Pause and silence of looks at wires to other endpoints.
+    looks: Option<(Duration, Duration)>,
+    templates: Vec<Template>,
+    listen: Option<SocketAddr>,
+    idle: Duration,
+}
 
+impl Given {
+    fn read(mut settings: Settings) -> Result<Given> {
+        let config = Config::read(&mut settings);
+        let (servers, labels): (Vec<Target>, Labels) = (settings.list("prefix-server-url"), settings.map("request-labels"));
+        let looks = settings.boolean("liveness-check-enabled");
+        let times = (settings.duration("liveness-check-interval"), settings.duration("liveness-check-timeout"));
+        let (templates, listen) = (settings.list("dns-templates"), settings.optional("dns-listen"));
+        let idle = settings.duration("idle-timeout");
+        if config.services.is_empty() {
+            settings.mistake("--service-names names no service");
+        }
+        if servers.is_empty() {
+            settings.mistake("--prefix-server-url names no server");
+        }
+        settings.finish()?;
+        Ok(Given { config, servers, labels, looks: looks.then_some(times), templates, listen, idle })
+    }
+}
+
+/// `nsm endpoint vl3`
+pub async fn run(settings: Settings, context: Context) -> Result<()> {
+    let Given { config, servers, labels, looks, templates, listen, idle } = Given::read(settings)?;
     let here = own_netns()?;
     forward(&here)?;
     let process = Process::start(&config.common, &context).await?;
@@ -143,7 +160,7 @@ pub async fn run(mut settings: Settings, context: Context) -> Result<()> {
         changes.tell(); // what was agreed with a former process is to be agreed on anew
     }
     let mut client = Hop::new(origin(&config, &process, dialling)?);
-    if looks {
+    if let Some((interval, silence)) = looks {
         client = client.with_liveness(Arc::new(Echoes::new(here.clone(), interval, silence)));
     }
     let (served, registration) = config.open(&process, hop.clone(), &context).await?;
