@@ -54,12 +54,14 @@ impl World {
         }
     }
 
-    /// The end of a pod as its neighbours see it: the process is gone, and with the namespace all that was in it.
+    /// The end of a pod as its neighbours see it: the process is gone, the name of the namespace, and all that was in it.
     async fn death(&mut self, pod: &str) -> Result<()> {
         if !self.process(pod)?.has_ended() {
             self.end(pod, Ending::Kill).await?;
         }
-        let net = &self.places.get(&self.file.lab.namespace(pod))?.net;
+        let name = self.file.lab.namespace(pod);
+        let net = &self.places.get(&name)?.net;
+        nsm_linux::netns::delete_named(&name)?;
         for link in self.made(pod)? {
             match net.delete(&link) {
                 Err(error) if error.kind != Kind::NotFound => return Err(error),

@@ -47,6 +47,13 @@ impl Places {
         self.all.insert(name.to_owned(), Place { netns, net: Arc::new(net), before: Ledger::new() });
         Ok(())
     }
+    /// Another namespace in the place of one whose pod has died.
+    pub(crate) fn renew(&mut self, name: &str) -> Result<()> {
+        self.make(name)?;
+        let place = self.all.get_mut(name).ok_or_else(|| Error::internal(format!("namespace {name:?}"), "was just made and is gone"))?;
+        place.before = ledger(&place.net)?;
+        Ok(())
+    }
     /// The namespace of this full name.
     pub(crate) fn get(&self, name: &str) -> Result<&Place> {
         self.all.get(name).ok_or_else(|| Error::internal(format!("namespace {name:?}"), "does not exist in this lab"))

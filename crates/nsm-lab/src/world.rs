@@ -213,6 +213,10 @@ impl World {
         {
             return self.client(&client).await;
         }
+        let namespace = self.file.lab.namespace(name);
+        if self.places.get(&namespace).is_ok() && !nsm_linux::netns::list_named()?.contains(&namespace) {
+            self.places.renew(&namespace)?; // its pod has died
+        }
         self.launch(name)?;
         self.ready(name).await?;
         let spec = self.spec(name)?;

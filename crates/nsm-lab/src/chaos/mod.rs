@@ -63,7 +63,11 @@ pub(crate) struct Outcome {
 /// Runs the whole matrix and prints it; `false` when something did not hold.
 pub(crate) fn chaos(args: &ChaosArgs) -> Result<bool> {
     let begun = Instant::now();
-    let cases = matrix::cases(args.seed, args.alone);
+    let fits = |case: &Case| args.filter.iter().all(|word| case.words().contains(word.as_str()));
+    let cases: Vec<Case> = matrix::cases(args.seed, args.alone).into_iter().filter(fits).collect();
+    if cases.is_empty() {
+        return Err(Error::invalid("filter", "no case has all of these words", "use words of the table: identity, kill, node-1-manager"));
+    }
     let outcome = inside(&stage::text(args.vwires), async |lab: &mut Inside| {
         let (rows, left) = play(lab, &cases).await?;
         let (sent, lost) = rows.iter().fold((0, 0), |(sent, lost), row| (sent + row.sent, lost + row.lost));

@@ -27,8 +27,9 @@ listed before, and who has followed its events believes the same. **Objects** ar
 all namespaces, interface indices included, that are new or gone afterwards. Besides, every interface of every namespace is watched for
 packets that have no business there, and every pod for addresses that two hold at one time.
 
-The packet engine carries the packets of encrypted vWires itself; what passes while it is away is lost, and that is the one
-exception.
+The packet engine carries the packets of encrypted vWires itself; what passes while it is away is lost, and a wire that was silent
+for more than a second is made anew, so it has another interface index. That is the one exception: there, objects must be as many as
+before.
 ";
 
 /// The page.

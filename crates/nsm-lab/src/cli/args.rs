@@ -128,6 +128,9 @@ pub struct ChaosArgs {
     /// Every role alone, and no pairs.
     #[arg(long)]
     pub alone: bool,
+    /// Only cases with all of these words, for instance `kill,client-0`; each is as in the whole matrix.
+    #[arg(long, value_delimiter = ',')]
+    pub filter: Vec<String>,
     /// Write chaos.md, chaos.svg and chaos.json into this directory.
     #[arg(long, value_name = "DIR")]
     pub write: Option<PathBuf>,

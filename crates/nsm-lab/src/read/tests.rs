@@ -208,3 +208,57 @@ fn what_wires_carry_is_read_and_each_mistake_in_it_is_named() {
         assert!(all.contains(part), "{part} not in\n{all}");
     }
 }
+
+fn with_check(text: &str) -> String {
+    GOOD.replace("- ping: {from: client, to: 172.16.1.100}", &format!("- {text}"))
+}
+
+#[test]
+fn faults_are_read_alone_and_under_a_vwire() {
+    let faulty = |text: &str| with_check(text).replace("  nodes:", "  linkSeed: 7\n  stateBytes: 65536\n  nodes:");
+    for (text, words) in [
+        (
+            "link: {node: node-1, loss: 5, delay: 50ms, jitter: 30ms, only: tcp}",
+            "link of node-1: 5 % lost, 0.05 s late, ± 0.03 s, TCP only",
+        ),
+        ("link: {node: node-1}", "link of node-1: good"),
+        ("remove: {pod: client, interface: nsm-1, address: 10.0.0.1/32}", "client loses address 10.0.0.1/32 of nsm-1"),
+        ("remove: {pod: client, table: 1}", "client loses rules to table 1"),
+        ("stop: {process: node-1-manager}", "node-1-manager is stopped"),
+        ("death: {pod: responder}", "pod responder dies"),
+        ("disk: {full: true}", "the disk is full"),
+        ("wait: {for: 2s}", "2 s pass"),
+    ] {
+        let (lab, _) = read(&faulty(text)).unwrap_or_else(|mistakes| panic!("{text}: {mistakes:?}"));
+        assert_eq!(lab.checks[0].to_string(), words);
+        let inside = format!("steady: {{client: client, interface: nsm-1, to: 10.0.0.1, faults: [{{{text}}}], repeat: 2, silent: 3s}}");
+        let (lab, _) = read(&faulty(&inside)).unwrap_or_else(|mistakes| panic!("{inside}: {mistakes:?}"));
+        assert_eq!(lab.checks[0].to_string(), format!("nsm-1 of client while {words}; 2 times"));
+        assert_eq!(lab.checks[0].expected(), "never silent for 3 s, same interface");
+    }
+    let (lab, _) = read(&faulty("steady: {client: client, interface: nsm-1, to: 10.0.0.1, restarts: [registry]}")).unwrap();
+    assert_eq!(lab.checks[0].expected(), "no echo lost, same interface");
+}
+
+#[test]
+fn faults_that_cannot_be_are_told() {
+    for (text, problem) in [
+        ("link: {node: node-1, loss: 5}", "give the lab a linkSeed"),
+        ("link: {node: nowhere, loss: 101}", "loss: is 101, must be 0 to 100"),
+        ("disk: {full: true}", "give the lab stateBytes"),
+        ("death: {pod: node-1}", "\"node-1\" does not exist; there are client, responder"),
+        ("stop: {process: nobody}", "\"nobody\" does not exist"),
+        ("remove: {pod: client}", "must have interface"),
+        ("wait: {}", "for: is missing"),
+        ("steady: {client: client, interface: nsm-1, to: 10.0.0.1}", "faults: is missing"),
+        ("steady: {client: client, interface: nsm-1, faults: [{wait: {for: 1s}}]}", "to: is missing"),
+        ("steady: {client: client, interface: nsm-1, to: 10.0.0.1, faults: [{ready: {client: client}}]}", "does nothing by itself"),
+        (
+            "steady: {client: client, interface: nsm-1, to: 10.0.0.1, faults: [{stop: {process: nobody}}]}",
+            "faults[0]: \"nobody\" does not exist",
+        ),
+    ] {
+        let all = mistakes(&with_check(text)).join("\n");
+        assert!(all.contains(problem), "{text}: {problem}\nnot in\n{all}");
+    }
+}
