@@ -87,6 +87,18 @@ pub fn namespaces(wanted: &BTreeSet<InodeKey>) -> Namespaces {
     search
 }
 
+/// Whether there is any sign of life of a namespace, as [`lives`] says. Looks at the latest processes first, as who asks
+/// for something is seldom old.
+pub fn is_alive(netns: InodeKey) -> bool {
+    let named = |text: String| text.lines().filter_map(namespace_mount).any(|(ino, _)| ino == netns.ino);
+    if fs::read_to_string("/proc/self/mountinfo").is_ok_and(named) {
+        return true;
+    }
+    let mut processes: Vec<PathBuf> = processes().collect();
+    processes.sort_by_key(|path| std::cmp::Reverse(path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok())));
+    processes.iter().any(|process| inode(process.join("ns/net")).is_ok_and(|key| key == netns))
+}
+
 /// Which of some namespaces are alive.
 #[derive(Debug, Default)]
 pub struct Lives {

@@ -30,10 +30,12 @@ impl Owed {
 
 impl Conn {
     /// One Close for each target, the oldest given up first.
-    pub(super) fn owe(&mut self, sent: Sent) {
+    pub(super) fn owe(&mut self, mut sent: Sent) {
         if self.sparing {
             return; // it may carry what a former life of ours asked for; its own expiry will end it
         }
+        // A Close needs no namespace, and what is only owed must not keep one alive.
+        (sent.files, sent.request.files) = Default::default();
         self.owed.retain(|owed| !owed.sent.candidate.is(&sent.candidate));
         if self.owed.len() == MAX_OWED {
             self.owed.remove(0); // its own expiry will end it

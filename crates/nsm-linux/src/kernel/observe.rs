@@ -14,7 +14,7 @@ use crate::{
     uapi::*,
 };
 use nsm_api::Result;
-use nsm_hop::kernel::{Counters, Iface, Link, Wire, Wires};
+use nsm_hop::kernel::{Counters, Iface, Link, PublicKey, Wire, Wires};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything of the job's owner at the places that `about` names.
@@ -34,6 +34,9 @@ pub(super) fn observe(inner: &Inner, job: &mut Job, about: &Wires) -> Result<Wir
         }
         wires.extend(tunnel(on, ours));
         wires.extend(encrypted(inner, on, ours)?);
+    }
+    for wire in about {
+        wires.extend(without_device(inner, wire, &found)?);
     }
     let indexes = found.iter().map(|(on, ours)| (on.clone(), ours.link.index)).collect();
     wires.extend(policy::observe(job, &indexes, about)?);
@@ -92,6 +95,17 @@ fn encrypted(inner: &Inner, at: &Iface, found: &Found) -> Result<Option<Wire>> {
     let settings = inner.tunnels()?.find(at)?;
     let link = |TunnelSettings { key, local, peer, remote }| Link::Wireguard { at: at.clone(), key, local, peer, remote };
     Ok(settings.map(|settings| Wire::Link(link(settings))))
+}
+
+/// A tunnel whose device somebody has deleted, and whose maker still has it: it leads nowhere, and gives way to the one that
+/// is wanted, or goes.
+fn without_device(inner: &Inner, wire: &Wire, found: &BTreeMap<Iface, Found>) -> Result<Option<Wire>> {
+    let Wire::Link(Link::Wireguard { at, key, local, remote, .. }) = wire else { return Ok(None) };
+    if found.contains_key(at) || at.netns.file.is_none() || inner.tunnels.is_none() || inner.tunnels()?.find(at)?.is_none() {
+        return Ok(None);
+    }
+    let nowhere = PublicKey([0; 32]);
+    Ok(Some(Wire::Link(Link::Wireguard { at: at.clone(), key: key.clone(), local: *local, peer: nowhere, remote: *remote })))
 }
 
 /// The veth pairs of which both ends were found.

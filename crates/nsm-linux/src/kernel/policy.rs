@@ -116,6 +116,7 @@ pub(super) fn add(inner: &Inner, job: &mut Job, index: u32, policy: &Policy) -> 
         return Ok(());
     }
     drop_all(socket, &present, Some(index), policy.traffic).map_err(failed)?;
+    drop_unruled(socket, &present, index);
     let full = || {
         let reason = format!("tables {} to {} are all in use there", TABLES.start(), TABLES.end());
         Error::new(Kind::Exhausted, object(policy), reason, "close connections with policy routes, or remove foreign rules")
@@ -163,6 +164,14 @@ fn drop_all(socket: &mut Socket, present: &Present, index: Option<u32>, traffic:
     }
     let gone = |refusal: &Refusal| [Errno::NOENT, Errno::SRCH].contains(&refusal.errno);
     socket.change(messages).into_iter().try_for_each(|answer| answer.or_else(|refusal| if gone(&refusal) { Ok(()) } else { Err(refusal) }))
+}
+
+/// Removes our routes through this link from tables of which no rule speaks: somebody took the rule away.
+fn drop_unruled(socket: &mut Socket, present: &Present, index: u32) {
+    let ruled = |table: u32| present.rules.iter().any(|rule| rule.table == table);
+    let ours = |route: &&inet::Route| route.index == index && route.protocol == ROUTE_PROTOCOL && TABLES.contains(&route.table);
+    let unruled = present.routes.iter().filter(|route| ours(route) && !ruled(route.table));
+    socket.change(unruled.map(delete_route).collect()); // what stays does nothing, and goes with the link
 }
 
 /// Removes all policies of ours whose tables lead through this link, and no others.

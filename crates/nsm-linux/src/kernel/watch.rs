@@ -1,8 +1,8 @@
 //! Hears of what others do to our interfaces, and of namespaces that end. One socket in each namespace in which somebody
 //! is on watch, whoever it is, however many there are.
 //!
-//! Only what may be a loss is told: an interface that goes, goes down or gets another name; an address, a route, a
-//! neighbour or a rule that is removed. It is a hint: whoever is told looks for himself.
+//! Only what may be a loss is told: an interface that goes, goes down, gets another name or another MTU; an address, a
+//! route, a neighbour or a rule that is removed. It is a hint: whoever is told looks for himself.
 //!
 //! A namespace has ended when nobody is in it and no name leads to it. That it is open here and in other processes of the
 //! mesh says nothing, so only one that has been seen alive, by a process or a name, is ever told to have ended.
@@ -41,7 +41,9 @@ use tracing::{debug, info};
 /// Bytes that are read at once; an event about a link is the longest.
 const READ_BYTES: usize = 32 * 1024;
 /// Between two looks whether namespaces have ended. Two in a row must say so.
-const LIFE_PAUSE: Duration = Duration::from_secs(1);
+const LIFE_PAUSE: Duration = Duration::from_millis(500);
+/// The same after a loss, which may be that of a whole pod.
+const LOSS_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of the fixed part of a route message.
 const ROUTE_FIXED: usize = 12;
 /// What is listened to.
@@ -67,6 +69,7 @@ pub(super) struct Watches {
 /// One namespace.
 struct Place {
     posts: Arc<Mutex<Posts>>,
+    life: Arc<Life>,
     listener: JoinHandle<()>,
 }
 
@@ -99,11 +102,23 @@ impl Posts {
     fn all(&self) -> impl Iterator<Item = &Arc<Post>> {
         self.by_name.values().flat_map(BTreeMap::values).chain(self.of_rules.values())
     }
-    fn tell(&self, news: &News) {
+    fn of(&self, news: &News) -> Vec<&Arc<Post>> {
         match news {
-            News::Of(name) => self.by_name.get(name).into_iter().flat_map(BTreeMap::values).for_each(|post| post.told.notify_one()),
-            News::Rules => self.of_rules.values().for_each(|post| post.told.notify_one()),
-            News::Anything => self.all().for_each(|post| post.told.notify_one()),
+            News::Of(name) => self.by_name.get(name).into_iter().flat_map(BTreeMap::values).collect(),
+            News::Rules => self.of_rules.values().collect(),
+            News::Anything => self.all().collect(),
+        }
+    }
+    fn concerned(&self, news: &News) -> bool {
+        !self.of(news).is_empty()
+    }
+    fn tell(&self, news: &News) {
+        self.of(news).into_iter().for_each(|post| post.told.notify_one());
+    }
+    fn tell_end(&self) {
+        for post in self.all() {
+            post.ended.store(true, Ordering::SeqCst);
+            post.told.notify_one();
         }
     }
 }
@@ -154,11 +169,12 @@ impl Watches {
             return Ok(());
         }
         let wanted = netns.clone();
-        let (events, names) = netns::visit(move |visitor| listen(visitor, &wanted)).await??;
+        let (events, names, alive) = netns::visit(move |visitor| listen(visitor, &wanted)).await??;
         let failed = |error: std::io::Error| refused("kernel events", "wait for them", Errno::from_io_error(&error).unwrap_or(Errno::IO));
         let (events, posts) = (sys::watch(events).map_err(failed)?, Arc::<Mutex<Posts>>::default());
-        let listener = tokio::spawn(hear(events, names, posts.clone()));
-        lock(&self.places).insert(netns.key, Place { posts, listener });
+        let life = Arc::new(Life { key: netns.key, seen: AtomicBool::new(alive) });
+        let listener = tokio::spawn(hear(events, names, posts.clone(), life.clone()));
+        lock(&self.places).insert(netns.key, Place { posts, life, listener });
         Ok(())
     }
 }
@@ -199,23 +215,24 @@ impl Drop for Guard {
     }
 }
 
-/// Names of links by index.
-type Names = BTreeMap<u32, String>;
+/// Names of links and their MTU, by index.
+type Names = BTreeMap<u32, (String, u32)>;
 
 /// First the subscription, then a look: nothing is missed between the two.
-fn listen(visitor: &Visitor, netns: &Netns) -> Result<(OwnedFd, Names)> {
+fn listen(visitor: &Visitor, netns: &Netns) -> Result<(OwnedFd, Names, bool)> {
     visitor.enter(netns)?;
     let events = nl::events(GROUPS).map_err(|errno| refused("kernel events", "subscribe to them", errno))?;
     let links = link::all(&mut Socket::open()?).map_err(|refusal| refused("links", "list them", refusal))?;
-    Ok((events, links.into_iter().map(|link| (link.index, link.name)).collect()))
+    let names = links.into_iter().map(|link| (link.index, (link.name, link.mtu))).collect();
+    Ok((events, names, find::is_alive(netns.key)))
 }
 
 /// Tells the posts of a place what it hears.
-async fn hear(events: AsyncFd<OwnedFd>, mut names: Names, posts: Arc<Mutex<Posts>>) {
+async fn hear(events: AsyncFd<OwnedFd>, mut names: Names, posts: Arc<Mutex<Posts>>, life: Arc<Life>) {
     let mut buffer = vec![0; READ_BYTES];
     loop {
         let Ok(mut ready) = events.readable().await else { return };
-        let news = match rustix::net::recv(&events, &mut buffer[..], RecvFlags::empty()) {
+        let mut news: Vec<News> = match rustix::net::recv(&events, &mut buffer[..], RecvFlags::empty()) {
             Ok((read, _)) => messages(&buffer[..read]).filter_map(|(header, body)| said(header.kind, body, &mut names)).collect(),
             Err(Errno::AGAIN) => {
                 ready.clear_ready();
@@ -229,24 +246,31 @@ async fn hear(events: AsyncFd<OwnedFd>, mut names: Names, posts: Arc<Mutex<Posts
             Err(_) => return,
         };
         drop(ready);
+        news.retain(|news| lock(&posts).concerned(news));
+        if news.is_empty() {
+            continue;
+        }
+        // It may be the end of the whole pod: then nothing is to be made again.
+        let ended = life.has_ended().await;
         let posts = lock(&posts);
-        news.iter().for_each(|news| posts.tell(news));
+        if ended { posts.tell_end() } else { news.iter().for_each(|news| posts.tell(news)) }
     }
 }
 
 /// What a message says that somebody may have lost.
 fn said(kind: u16, body: &[u8], names: &mut Names) -> Option<News> {
-    let of = |names: &Names, index: Option<u32>| index.and_then(|index| names.get(&index)).cloned().map(News::Of);
+    let of = |names: &Names, index: Option<u32>| index.and_then(|index| names.get(&index)).map(|(name, _)| News::Of(name.clone()));
     match kind {
         RTM_NEWLINK => {
             let link = Link::parse(body).filter(|_| body.len() >= LINK_FIXED)?;
-            let before = names.insert(link.index, link.name.clone());
+            let before = names.insert(link.index, (link.name.clone(), link.mtu));
             match before {
-                Some(before) if before != link.name => Some(News::Of(before)),
+                Some((before, _)) if before != link.name => Some(News::Of(before)),
+                Some((_, mtu)) if mtu != link.mtu => Some(News::Of(link.name)),
                 _ => (!link.up()).then_some(News::Of(link.name)),
             }
         }
-        RTM_DELLINK => names.remove(&read_u32(body, 4)?).map(News::Of),
+        RTM_DELLINK => names.remove(&read_u32(body, 4)?).map(|(name, _)| News::Of(name)),
         RTM_DELADDR => of(names, read_u32(body, 4)),
         RTM_DELROUTE => of(names, Attributes::after(body, ROUTE_FIXED).find(RTA_OIF).and_then(|index| read_u32(index, 0))),
         RTM_DELNEIGH => of(names, read_u32(body, 4)),
@@ -255,28 +279,55 @@ fn said(kind: u16, body: &[u8], names: &mut Names) -> Option<News> {
     }
 }
 
+/// The life of one namespace.
+struct Life {
+    key: InodeKey,
+    /// It has been seen alive.
+    seen: AtomicBool,
+}
+
+impl Life {
+    /// Whether two looks, one soon after the other, find nobody in it and no name of it.
+    async fn has_ended(&self) -> bool {
+        if !self.seen.load(Ordering::SeqCst) {
+            return false;
+        }
+        for pause in [Duration::ZERO, LOSS_PAUSE] {
+            sleep(pause).await;
+            let lives = look(BTreeSet::from([self.key])).await;
+            if !lives.complete || lives.living.contains(&self.key) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+async fn look(wanted: BTreeSet<InodeKey>) -> find::Lives {
+    tokio::task::spawn_blocking(move || find::lives(&wanted)).await.unwrap_or_default()
+}
+
 /// Looks whether namespaces in which somebody is on watch have ended.
 async fn look_after_lives(watches: Weak<Watches>) {
-    let (mut seen, mut missed) = (BTreeSet::new(), BTreeSet::new());
+    let mut missed = BTreeSet::new();
     loop {
         sleep(LIFE_PAUSE).await;
+        let Some(watched) = watches.upgrade().map(|watches| lock(&watches.places).keys().copied().collect()) else { return };
+        let lives = look(watched).await;
         let Some(watches) = watches.upgrade() else { return };
-        let watched: BTreeSet<InodeKey> = lock(&watches.places).keys().copied().collect();
-        let wanted = watched.clone();
-        let Ok(search) = tokio::task::spawn_blocking(move || find::lives(&wanted)).await else { return };
-        seen.retain(|key| watched.contains(key));
-        let ended: BTreeSet<InodeKey> = if search.complete { seen.difference(&search.living).copied().collect() } else { BTreeSet::new() };
-        for key in ended.intersection(&missed) {
-            info!(netns = %key, "a network namespace has ended: nobody is in it, no name leads to it");
-            let places = lock(&watches.places);
-            let Some(place) = places.get(key) else { continue };
-            for post in lock(&place.posts).all() {
-                post.ended.store(true, Ordering::SeqCst);
-                post.told.notify_one();
+        let mut ended = BTreeSet::new();
+        for (key, place) in lock(&watches.places).iter() {
+            if lives.living.contains(key) {
+                place.life.seen.store(true, Ordering::SeqCst);
+            } else if lives.complete && place.life.seen.load(Ordering::SeqCst) {
+                ended.insert(*key);
+            }
+            if ended.contains(key) && missed.contains(key) {
+                info!(netns = %key, "a network namespace has ended: nobody is in it, no name leads to it");
+                lock(&place.posts).tell_end();
             }
         }
         missed = ended;
-        seen.extend(search.living);
     }
 }
 
@@ -288,13 +339,17 @@ mod tests {
 
     #[test]
     fn what_may_be_a_loss_is_told_and_nothing_else() {
-        let mut names = Names::from([(3, "nsm-1".to_owned())]);
-        let link = |index, flags, name: &str| Message::new(0, 0, &link_fixed(index, flags, 0)).text(IFLA_IFNAME, name).body().to_vec();
+        let mut names = Names::from([(3, ("nsm-1".to_owned(), 1500))]);
+        let link_of = |index, flags, name: &str, mtu| {
+            Message::new(0, 0, &link_fixed(index, flags, 0)).text(IFLA_IFNAME, name).u32(IFLA_MTU, mtu).body().to_vec()
+        };
+        let link = |index, flags, name| link_of(index, flags, name, 1500);
         let address = |index: u32| [[2, 32, 0, 0].as_slice(), &index.to_ne_bytes()].concat();
         let route = |index: u32| Message::new(0, 0, &[0; ROUTE_FIXED]).u32(RTA_OIF, index).body().to_vec();
         let of = |name: &str| Some(News::Of(name.to_owned()));
         assert_eq!(said(RTM_NEWLINK, &link(3, IFF_UP, "nsm-1"), &mut names), None);
         assert_eq!(said(RTM_NEWLINK, &link(3, 0, "nsm-1"), &mut names), of("nsm-1"), "down");
+        assert_eq!(said(RTM_NEWLINK, &link_of(3, IFF_UP, "nsm-1", 1400), &mut names), of("nsm-1"), "another MTU");
         assert_eq!(said(RTM_NEWLINK, &link(4, IFF_UP, "other"), &mut names), None);
         assert_eq!(said(RTM_DELADDR, &address(3), &mut names), of("nsm-1"));
         assert_eq!(said(RTM_DELADDR, &address(9), &mut names), None);
