@@ -16,7 +16,6 @@ use nsm_hop::{
     onward::{End, Endpoints, Fixed},
     reserve::{Ipam, IpamPolicy, UnknownMtu},
     role::{Admit, Dial, Draft, Issuer, NoWires, Onward, Reserve, Role, Standing, Timing, Wiring},
-    select::RoundRobin,
     wiring::ForwarderWiring,
 };
 use nsm_identity::{Authority, HopIds, Identity, Place, Source, WorkloadSocket, install_crypto_provider};
@@ -171,7 +170,7 @@ impl Mesh {
         let registry = Arc::new(Arc::into_inner(registry).expect("nobody else has it").with_expire_period(Duration::from_secs(3600)));
         registry.register_endpoint(entry, Files::default(), Caller::default()).await?;
         let issuer: Arc<dyn Issuer> = Arc::new(forwarder.clone());
-        let onward = Endpoints { registry, offers: vec![Box::new(KernelOffer)], turns: RoundRobin::default(), issuer };
+        let onward = Endpoints::new(registry, vec![Box::new(KernelOffer)], issuer);
         let reserve: Vec<Box<dyn Reserve>> = vec![Box::new(Negotiate(vec![Box::new(KernelLeg)])), Box::new(UnknownMtu(1500))];
         forwarder
             .serve(forwarder.hop("forwarder", (reserve, Box::new(onward), Box::new(ForwarderWiring { keys: None })))?, &at("forwarder"))

@@ -316,6 +316,7 @@ impl Conn {
                 }
                 Err(error) => Err(error),
             };
+            self.role.onward.asked(&sent.candidate, answered.as_ref().map(drop));
             match answered {
                 Ok(answer) => {
                     self.role.onward.accept(draft, &answer);

@@ -1,11 +1,13 @@
 //! Who comes next: nobody (an endpoint), one known hop (a client), a forwarder (a manager), an endpoint (a
 //! forwarder), or the next service function (a passthrough endpoint).
 
+mod avoid;
 mod chain;
 mod endpoints;
 mod forwarders;
 mod lookup;
 
+pub use avoid::{AVOIDED_FOR, MAX_AVOIDED};
 pub use chain::Chain;
 pub use endpoints::Endpoints;
 pub use forwarders::Forwarders;

@@ -109,6 +109,8 @@ pub trait Onward: Send + Sync {
     fn request(&self, draft: &Draft, candidate: &Candidate, before: Option<&Sent>) -> Result<Request>;
     /// Completes the draft with their answer.
     fn accept(&self, draft: &mut Draft, answer: &Answer);
+    /// A candidate was asked, and agreed or did not.
+    fn asked(&self, _candidate: &Candidate, _agreed: std::result::Result<(), &Error>) {}
     /// Where the process is now that `candidate` was: a local one that has started anew listens at another socket.
     async fn moved(&self, _candidate: &Candidate) -> Option<Candidate> {
         None

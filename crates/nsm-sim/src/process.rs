@@ -24,7 +24,6 @@ use nsm_hop::{
     onward::{End, Endpoints, Fixed, Forwarders},
     reserve::{Environment, Excluded, Ipam, IpamPolicy, UnknownMtu},
     role::{Issuer, Liveness, NoWires, Onward, Reserve, Role, Standing, Timing, Wiring},
-    select::RoundRobin,
     services,
     wiring::ForwarderWiring,
 };
@@ -92,7 +91,8 @@ impl World {
             return self.begin(name, node).forwarder();
         }
         if let Some(endpoint) = topology.endpoints.iter().find(|endpoint| endpoint.name == name) {
-            return self.begin(name, endpoint.node).endpoint(endpoint);
+            let home = self.state().homes.get(name).copied();
+            return self.begin(name, home.unwrap_or(endpoint.node)).endpoint(endpoint);
         }
         if let Some(client) = topology.clients.iter().find(|client| client.name == name) {
             self.state().wanted.insert(name.to_owned());
@@ -206,7 +206,7 @@ impl Start {
         let hop = self.hop(Parts {
             standing: Standing::Server,
             reserve: vec![Box::new(Negotiate(vec![Box::new(KernelLeg), Box::new(vxlan)])), Box::new(UnknownMtu(DEFAULT_MTU))],
-            onward: Box::new(Endpoints { registry: registry.clone(), offers, turns: RoundRobin::default(), issuer }),
+            onward: Box::new(Endpoints::new(registry.clone(), offers, issuer)),
             wiring: Box::new(ForwarderWiring { keys: None }),
         });
         let labels = Labels::from([("p2p".to_owned(), "true".to_owned())]);

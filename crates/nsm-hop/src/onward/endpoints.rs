@@ -1,6 +1,6 @@
 //! A forwarder's choice of an endpoint, and its offer to the next hop.
 
-use super::{lookup, take_over_but_mechanism};
+use super::{avoid::Avoided, lookup, take_over_but_mechanism};
 use crate::{
     mechanism::Offer,
     role::{Candidate, Draft, Issuer, Next, Onward, Sent},
@@ -13,14 +13,11 @@ use tracing::debug;
 
 /// Finds endpoints by name, or by matching the client's labels.
 pub struct Endpoints {
-    /// The registry, as the node's manager shows it: local endpoints with their sockets.
-    pub registry: Arc<dyn RegistryApi>,
-    /// What this forwarder can make, best first.
-    pub offers: Vec<Box<dyn Offer>>,
-    /// Whose turn it is.
-    pub turns: RoundRobin,
-    /// Wall clock for expired records.
-    pub issuer: Arc<dyn Issuer>,
+    registry: Arc<dyn RegistryApi>,
+    offers: Vec<Box<dyn Offer>>,
+    turns: RoundRobin,
+    avoided: Avoided,
+    issuer: Arc<dyn Issuer>,
 }
 
 #[async_trait]
@@ -80,12 +77,26 @@ impl Onward for Endpoints {
         take_over_but_mechanism(draft, answer);
     }
 
+    fn asked(&self, candidate: &Candidate, agreed: std::result::Result<(), &Error>) {
+        match (&candidate.registered, agreed) {
+            (Some(name), Ok(())) => self.avoided.reached(name),
+            (Some(name), Err(error)) => self.avoided.failed(name, error),
+            (None, _) => {}
+        }
+    }
+
     async fn moved(&self, candidate: &Candidate) -> Option<Candidate> {
         lookup::moved(self.registry.as_ref(), candidate).await
     }
 }
 
 impl Endpoints {
+    /// `registry` is as the node's manager shows it: local endpoints with their sockets. `offers` is what this forwarder
+    /// can make, best first; `issuer` has the wall clock for expired records.
+    pub fn new(registry: Arc<dyn RegistryApi>, offers: Vec<Box<dyn Offer>>, issuer: Arc<dyn Issuer>) -> Endpoints {
+        Endpoints { registry, offers, turns: RoundRobin::default(), avoided: Avoided::default(), issuer }
+    }
+
     async fn named(&self, draft: &Draft, name: &EndpointName) -> Result<Next> {
         let payload = match draft.connection.payload {
             Payload::Unset => lookup::service(self.registry.as_ref(), &draft.connection).await?.payload,
@@ -104,7 +115,12 @@ impl Endpoints {
         let (registry, now) = (self.registry.as_ref(), self.issuer.now());
         let service = lookup::service(registry, connection).await?;
         let lives = |endpoint: &NetworkServiceEndpoint| endpoint.expiration_time.is_none_or(|end| end > now);
-        let selection = lookup::matched(registry, &service, &connection.labels, lives).await?;
+        // Who could not be reached just now is not chosen, so that a lesser rule may apply; unless there is nobody else.
+        let well = |endpoint: &NetworkServiceEndpoint| lives(endpoint) && !self.avoided.avoids(&endpoint.name);
+        let mut selection = lookup::matched(registry, &service, &connection.labels, well).await?;
+        if selection.candidates.is_empty() {
+            selection = lookup::matched(registry, &service, &connection.labels, lives).await?;
+        }
         debug!(reasons = ?selection.reasons, "endpoints matched");
         if selection.candidates.is_empty() {
             let labels: Vec<String> = connection.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();

@@ -6,7 +6,7 @@
 mod world;
 
 use nsm_api::{State, *};
-use nsm_hop::{adoption, watch};
+use nsm_hop::{adoption, onward, watch};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use world::*;
@@ -34,6 +34,24 @@ async fn a_dead_endpoint_is_replaced() {
         assert!(client.whole("e2"), "and stays");
         assert_eq!(world.calls("e2").requests, 1, "and nobody asks again");
     }
+}
+
+/// A4: its record has not expired yet, and the rules prefer it. It gets another chance later.
+#[tokio::test(start_paused = true)]
+async fn a_dead_endpoint_is_replaced_though_the_rules_prefer_its_record() {
+    let world = World::new();
+    world.prefer("e1");
+    let client = world.client("c", false);
+    client.connect().await;
+    world.register("e2", "svc");
+    assert!(client.whole("e1"));
+    world.kill("e1", Ending::Broken);
+    until("healed", SOON, || client.whole("e2")).await;
+    world.start("e1");
+    sleep(onward::AVOIDED_FOR.1).await;
+    let other = world.client("d", false);
+    other.connect().await;
+    assert_eq!((other.endpoint(), client.endpoint()), ("e1".to_owned(), "e2".to_owned()));
 }
 
 /// E-09: nothing is heard of it, only the packets stay away.

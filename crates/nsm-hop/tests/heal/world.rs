@@ -14,7 +14,6 @@ use nsm_hop::{
     mechanism::Offer,
     onward::{End, Endpoints, Fixed, Forwarders},
     role::*,
-    select::RoundRobin,
     testing::{FakeKernel, FaultPlan},
 };
 use std::{
@@ -66,6 +65,8 @@ struct State {
     processes: BTreeMap<String, Process>,
     calls: BTreeMap<String, Calls>,
     registered: BTreeMap<EndpointName, NetworkServiceEndpoint>,
+    /// Whom the rules want first.
+    preferred: Option<String>,
     /// Endpoints to which no packet passes.
     cut: BTreeSet<String>,
     /// Processes that do not let themselves be monitored.
@@ -75,6 +76,10 @@ struct State {
     starts: u64,
     /// How much later than the answers of calls the events of streams arrive, save the first of each stream.
     lag: Duration,
+}
+
+fn labelled(name: &str) -> Labels {
+    [("name".to_owned(), name.to_owned())].into()
 }
 
 /// Everything. Clones are the same.
@@ -109,8 +114,16 @@ impl World {
 
     pub fn register(&self, name: &str, service: &str) {
         let url = Target::InProcess(name.to_owned()).to_string();
-        let endpoint = NetworkServiceEndpoint::new(name.parse().unwrap(), vec![service.parse().unwrap()], url);
+        let mut endpoint = NetworkServiceEndpoint::new(name.parse().unwrap(), vec![service.parse().unwrap()], url);
+        let mut labels = labelled(name);
+        labels.insert("p2p".to_owned(), "true".to_owned()); // forwarders are wanted with it where a service has rules
+        endpoint.network_service_labels = [(service.parse().unwrap(), labels)].into();
         self.state().registered.insert(endpoint.name.clone(), endpoint);
+    }
+
+    /// From now on the rules of all services give this endpoint to everybody, as long as there is it.
+    pub fn prefer(&self, name: &str) {
+        self.state().preferred = Some(name.to_owned());
     }
 
     /// Starts a process, or starts it again with an empty memory.
@@ -183,12 +196,7 @@ impl World {
         let registry: Arc<dyn RegistryApi> = Arc::new(self.clone());
         let onward: Box<dyn Onward> = match name.as_bytes()[0] {
             b'm' => Box::new(Forwarders { registry, service: "forwarder".parse().unwrap(), own_url: String::new() }),
-            b'f' | b'F' => Box::new(Endpoints {
-                registry,
-                offers: vec![Box::new(Anything)],
-                turns: RoundRobin::default(),
-                issuer: Arc::new(self.clone()),
-            }),
+            b'f' | b'F' => Box::new(Endpoints::new(registry, vec![Box::new(Anything)], Arc::new(self.clone()))),
             _ => Box::new(End),
         };
         let wiring: Box<dyn Wiring> = if name.starts_with(['f', 'F']) { Box::new(ToEndpoint(name.to_owned())) } else { Box::new(NoWires) };
@@ -438,7 +446,12 @@ impl RegistryApi for World {
         Ok(service)
     }
     async fn find_services(&self, query: ServiceQuery, _: Caller) -> Result<ServiceUpdates> {
-        let service = NetworkService::new(query.name.unwrap(), Payload::Ip);
+        let mut service = NetworkService::new(query.name.unwrap(), Payload::Ip);
+        if let Some(preferred) = &self.state().preferred {
+            let to = |destination_selector| vec![Destination { destination_selector, ..Destination::default() }];
+            let first = Match { routes: to(labelled(preferred)), fallthrough: true, ..Match::default() };
+            service.matches = vec![first, Match { routes: to(Labels::new()), ..Match::default() }];
+        }
         Ok(stream::iter([Ok(ServiceUpdate { service, deleted: false })]).boxed())
     }
     async fn unregister_service(&self, _: NetworkService, _: Caller) -> Result<()> {

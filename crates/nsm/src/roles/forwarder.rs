@@ -19,7 +19,6 @@ use nsm_hop::{
     onward::Endpoints,
     reserve::UnknownMtu,
     role::{Dial, Role, Standing, Timing},
-    select::RoundRobin,
     wiring::ForwarderWiring,
 };
 use std::{path::PathBuf, sync::Arc};
@@ -183,7 +182,7 @@ pub(super) async fn hop(
         issuer: process.issuer.clone(),
         admit: authorize::forwarder(&process.issuer)?,
         reserve: vec![Box::new(Negotiate(accepts)), Box::new(UnknownMtu(DEFAULT_MTU))],
-        onward: Box::new(Endpoints { registry, offers, turns: RoundRobin::default(), issuer: process.issuer.clone() }),
+        onward: Box::new(Endpoints::new(registry, offers, process.issuer.clone())),
         dial,
         wiring: Box::new(ForwarderWiring { keys }),
         kernel: Arc::new(kernel.clone()),

@@ -10,7 +10,6 @@ use nsm_hop::{
     onward::{End, Endpoints},
     reserve::{Ipam, IpamPolicy, UnknownMtu},
     role::{NoWires, Onward, Reserve, Role, Standing, Timing, Wiring},
-    select::RoundRobin,
     wiring::ForwarderWiring,
 };
 use nsm_linux::{LinuxKernel, net::Net, netns};
@@ -70,7 +69,7 @@ impl Scene {
         registry.register_service(NetworkService::new("svc".parse().unwrap(), Payload::Ip), Caller::default()).await.unwrap();
         let entry = NetworkServiceEndpoint::new("endpoint".parse().unwrap(), vec!["svc".parse().unwrap()], world.url("endpoint.sock"));
         registry.register_endpoint(entry, Files::default(), Caller::default()).await.unwrap();
-        let onward = Endpoints { registry, offers: vec![Box::new(KernelOffer)], turns: RoundRobin::default(), issuer: own.issuer.clone() };
+        let onward = Endpoints::new(registry, vec![Box::new(KernelOffer)], own.issuer.clone());
         let reserve: Vec<Box<dyn Reserve>> = vec![Box::new(Negotiate(vec![Box::new(KernelLeg)])), Box::new(UnknownMtu(1500))];
         let parts = Parts { reserve, onward: Box::new(onward), wiring: Box::new(ForwarderWiring { keys: None }) };
         let forwarder = hop("forwarder", &own, parts);
