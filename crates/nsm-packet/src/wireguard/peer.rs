@@ -145,9 +145,7 @@ impl Peer {
         self.ended = true;
         self.forget();
         self.due = Due::default();
-        if let Some(pending) = self.pending.take() {
-            self.indices.free(pending.index);
-        }
+        self.abandon();
     }
     /// The session for packets to send now; begins a handshake when there is none or the one there is grows old.
     pub(crate) fn sending(&mut self, now: Instant, out: &mut Outbox) -> Option<Arc<Keypair>> {
@@ -176,6 +174,9 @@ impl Peer {
             self.previous = self.current.take();
             self.current = self.next.take();
             self.last_handshake = Some(now);
+            // A handshake of our own, which the peer most likely never saw, is not needed any more.
+            self.abandon();
+            self.due.begin = None;
             out.established = true;
         }
         self.heard(now);
@@ -320,6 +321,11 @@ impl Peer {
             self.due.silence = None;
         } else if let Err(error) = self.initiate(pending.first, now, out) {
             tracing::warn!(device = self.device, %error, "handshake not repeated");
+        }
+    }
+    fn abandon(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            self.indices.free(pending.index);
         }
     }
     fn retire_previous(&mut self) {

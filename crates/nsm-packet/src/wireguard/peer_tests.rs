@@ -234,6 +234,19 @@ fn both_may_begin_at_once() {
     }
 }
 
+/// The side that is made first begins while nobody is there yet.
+#[test]
+fn a_session_that_the_other_side_began_ends_our_own_attempt() {
+    let mut world = world(quiet());
+    world.b.peer.sending(world.now, &mut world.b.out);
+    assert!(world.b.out.handshake.take().is_some(), "which is lost");
+    world.connect();
+    assert_eq!(world.b.indices.count(), 1, "of the session");
+    world.pass(secs(6));
+    world.b.peer.tick(world.now, &mut world.b.out);
+    assert!(world.b.out.handshake.is_none() && world.b.peer.sending(world.now, &mut world.b.out).is_some());
+}
+
 #[test]
 fn a_dropped_peer_leaves_no_index() {
     let mut world = world(quiet());
