@@ -45,6 +45,15 @@ pub enum Fault {
         /// How long it is away.
         away: Duration,
     },
+    /// The pod of an endpoint is gone, and there is another one of the same name on another node later.
+    Move {
+        /// Which.
+        endpoint: String,
+        /// The other node.
+        to: String,
+        /// How long it is away.
+        away: Duration,
+    },
     /// A client says goodbye, and comes back.
     Leave {
         /// Which.
@@ -131,6 +140,7 @@ impl fmt::Display for Fault {
             Fault::Kill { process, calls: 0, away } => write!(f, "kill {process} for {}", seconds(away)),
             Fault::Kill { process, calls, away } => write!(f, "kill {process} after {calls} calls for {}", seconds(away)),
             Fault::Pod { endpoint, away } => write!(f, "pod {endpoint} dies for {}", seconds(away)),
+            Fault::Move { endpoint, to, away } => write!(f, "move {endpoint} to {to} for {}", seconds(away)),
             Fault::Leave { client, away } => write!(f, "leave {client} for {}", seconds(away)),
             Fault::Vanish { client } => write!(f, "vanish {client}"),
             Fault::Node { node } => write!(f, "node {node} dies"),
@@ -172,6 +182,11 @@ impl FromStr for Fault {
                 words.expect("dies")?;
                 Fault::Pod { endpoint, away: words.lasting()? }
             }
+            "move" => {
+                let endpoint = words.name()?;
+                words.expect("to")?;
+                Fault::Move { endpoint, to: words.name()?, away: words.lasting()? }
+            }
             "leave" => Fault::Leave { client: words.name()?, away: words.lasting()? },
             "vanish" => Fault::Vanish { client: words.name()? },
             "node" => {
@@ -191,7 +206,7 @@ impl FromStr for Fault {
             }
             "cut" => Fault::Cut { client: words.name()? },
             "deaf" => Fault::Deaf { endpoint: words.name()?, lasts: words.lasting()? },
-            _ => return Err(words.unknown("kill, pod, leave, vanish, node, part, weather, kernel, cut, deaf")),
+            _ => return Err(words.unknown("kill, pod, move, leave, vanish, node, part, weather, kernel, cut, deaf")),
         };
         words.end()?;
         Ok(fault)
@@ -225,6 +240,7 @@ fn draw(topology: &Topology, chance: &Chance) -> Option<Fault> {
         4 => kill(endpoint()),
         5 => kill(client()),
         6 => kill(REGISTRY.to_owned()),
+        7 if chance.below(2) == 0 => Fault::Move { endpoint: endpoint(), to: node(), away: chance.millis(AWAY.0, AWAY.1) },
         7 => Fault::Pod { endpoint: endpoint(), away: chance.millis(AWAY.0, AWAY.1) },
         8 => Fault::Leave { client: client(), away: chance.millis(1_000, 20_000) },
         9..=10 => {
@@ -276,6 +292,7 @@ pub(crate) fn happen(world: &World, fault: &Fault, end: Instant) {
     match fault.clone() {
         Fault::Kill { process, calls, away } => kill(world, process, calls, (away, end)),
         Fault::Pod { endpoint, away } => pod_dies(world, endpoint, (away, end)),
+        Fault::Move { endpoint, to, away } => moves(world, endpoint, &to, (away, end)),
         Fault::Leave { client, away } => leave(world, client, (away, end)),
         Fault::Vanish { client } => vanish(world, &client),
         Fault::Node { node } => node_dies(world, &node),
@@ -335,6 +352,17 @@ fn remove_pod(world: &World, name: &str) {
 
 fn pod_dies(world: &World, name: String, when: (Duration, Instant)) {
     remove_pod(world, &name);
+    later(world, when, move |world| world.start(&name));
+}
+
+fn moves(world: &World, name: String, to: &str, when: (Duration, Instant)) {
+    let node = world.topology().nodes.iter().position(|node| node == to);
+    let Some(node) = node.filter(|_| world.process(&name).is_some()) else { return };
+    remove_pod(world, &name);
+    world.note(format_args!("{name} goes to {to}"));
+    world.state().homes.insert(name.clone(), node);
+    // What it remembered is on the other node's disk.
+    world.state().journals.remove(&name);
     later(world, when, move |world| world.start(&name));
 }
 

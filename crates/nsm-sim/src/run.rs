@@ -23,7 +23,7 @@ const WARM_UP: Duration = Duration::from_secs(20);
 /// Everything stays up for the life of a token and so long: then nothing is left of what went wrong.
 const STEADY: Duration = Duration::from_secs(30);
 /// So long after that nobody has more than belongs to the clients: whatever was owed to anybody has been said.
-const TIDY: Duration = Duration::from_secs(60);
+pub(crate) const TIDY: Duration = Duration::from_secs(60);
 /// After the clients have said goodbye nothing of them is left within this.
 const GONE: Duration = Duration::from_secs(5);
 /// Pause between two checks.

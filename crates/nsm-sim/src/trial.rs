@@ -4,7 +4,7 @@ use crate::{
     check,
     faults::{Fault, happen},
     process::{REGISTRY, SILENCE},
-    run::until,
+    run::{TIDY, until},
     topology,
     world::World,
 };
@@ -22,6 +22,9 @@ const RESTART: (u64, u64) = (800, 2_500);
 /// Who finds only the deaf endpoint, because all others start anew, looks again after this: the pause between two wires that are
 /// given up because they are silent, the silence, and what it takes.
 const SECOND_TRY: Duration = Duration::from_secs(8);
+/// Clients that come while somebody on the way dies, and the last of its calls at which it does.
+const BIRTHS: u64 = 4;
+const LAST_CALL: u64 = 16;
 /// How long nobody's packets may stay away after that.
 const WATCHED: Duration = Duration::from_secs(15);
 /// Pause between two looks at the packets of all.
@@ -35,10 +38,11 @@ const EXPIRED: Duration = Duration::from_secs(15);
 pub(crate) async fn one(world: &World) -> Option<()> {
     let replaceable = replaceable(world);
     let endpoint = world.chance().pick(&replaceable).cloned();
-    match (world.chance().below(4), endpoint) {
+    match (world.chance().below(5), endpoint) {
         (0, Some(endpoint)) => deaf(world, endpoint).await?,
         (1, Some(endpoint)) => gone(world, endpoint).await?,
         (2, _) => vanished(world).await?,
+        (3, _) => births(world).await?,
         _ => away(world).await?,
     }
     until(world, WHOLE, "I14: 20 s after the trial", check::missing).await
@@ -116,4 +120,23 @@ async fn vanished(world: &World) -> Option<()> {
     check::plant_in(world, &client);
     world.start(&client);
     Some(())
+}
+
+/// I2, I8: clients come, and somebody on the way dies while they ask. Nobody keeps what was begun and not brought to its end.
+async fn births(world: &World) -> Option<()> {
+    let topology = world.topology();
+    for _ in 0..BIRTHS {
+        let client = world.chance().pick(&topology.clients)?;
+        world.stop(&client.name);
+        sleep(AWAY).await;
+        let node = &topology.nodes[client.node];
+        let process = if world.chance().below(2) == 0 { topology::manager(node) } else { topology::forwarder(node) };
+        let (calls, away) = (1 + world.chance().below(LAST_CALL), world.chance().millis(RESTART.0, RESTART.1));
+        now(world, Fault::Kill { process, calls, away }, FORGOTTEN * 2); // if it is idle, it dies later
+        world.crash(&client.name);
+        world.start(&client.name);
+        sleep(AWAY).await;
+    }
+    sleep(TIDY).await;
+    until(world, Duration::ZERO, "I2: a minute after somebody died on the way", check::excess).await
 }

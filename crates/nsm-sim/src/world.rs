@@ -63,6 +63,8 @@ pub(crate) struct State {
     pub(crate) weather: Weather,
     /// When each client last found its wire silent.
     pub(crate) silent: BTreeMap<ConnectionId, Instant>,
+    /// Nodes of endpoints that are not where the topology placed them.
+    pub(crate) homes: BTreeMap<String, usize>,
     /// Pods that take no packets.
     pub(crate) deaf: BTreeSet<u64>,
     /// Clients that have gone without a word, with their pods.
