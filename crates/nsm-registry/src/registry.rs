@@ -7,9 +7,9 @@ use crate::{
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use nsm_api::{
-    Caller, EndpointQuery, EndpointUpdate, EndpointUpdates, Error, Files, Kind, NetworkService, NetworkServiceEndpoint, Payload,
-    RegistryApi, Result, ServiceQuery, ServiceUpdate, ServiceUpdates,
-    limits::{MAX_MAP_VALUE_BYTES, MAX_PATH_SEGMENTS},
+    Caller, EndpointQuery, EndpointUpdate, EndpointUpdates, Error, Files, Kind, Labels, Match, NetworkService, NetworkServiceEndpoint,
+    Payload, RegistryApi, Result, ServiceQuery, ServiceUpdate, ServiceUpdates,
+    limits::{MAX_MAP_VALUE_BYTES, MAX_NAME_BYTES, MAX_PATH_SEGMENTS},
 };
 use std::{
     sync::Arc,
@@ -20,6 +20,8 @@ use std::{
 pub const DEFAULT_EXPIRE_PERIOD: Duration = Duration::from_secs(60);
 /// How often a write is tried again because another registry over the same store was faster.
 pub const MAX_WRITE_TRIES: usize = 16;
+/// Bytes of text in one record; less than what any engine can keep.
+pub const MAX_RECORD_BYTES: usize = 1 << 20;
 
 /// The registry over an engine.
 ///
@@ -47,6 +49,7 @@ impl Registry {
 impl RegistryApi for Registry {
     async fn register_service(&self, mut service: NetworkService, caller: Caller) -> Result<NetworkService> {
         sign::<NetworkService>(&service.name, &mut service.path_ids, &caller)?;
+        check_service(&service)?;
         if service.payload == Payload::Unset {
             service.payload = Payload::Ip;
         }
@@ -81,6 +84,8 @@ impl RegistryApi for Registry {
     async fn register_endpoint(&self, mut endpoint: NetworkServiceEndpoint, _: Files, caller: Caller) -> Result<NetworkServiceEndpoint> {
         check_url(&endpoint)?;
         sign::<NetworkServiceEndpoint>(&endpoint.name, &mut endpoint.path_ids, &caller)?;
+        let labels = endpoint.network_service_labels.values().map(size).sum::<usize>();
+        check_size::<NetworkServiceEndpoint>(&endpoint.name, labels)?;
         let now = (self.wall)();
         let life = life(&mut endpoint, &caller, now, self.expire_period)?;
         let store = self.engine.endpoints();
@@ -147,6 +152,10 @@ fn sign<R: Record>(name: &R::Name, path_ids: &mut Vec<String>, caller: &Caller) 
     {
         path_ids.push(identity.to_string());
     }
+    if let Some(long) = path_ids.iter().map(String::len).find(|bytes| *bytes > MAX_MAP_VALUE_BYTES) {
+        let reason = format!("was passed on by an identity of {long} bytes, the limit is {MAX_MAP_VALUE_BYTES}");
+        return Err(Error::invalid(R::object(name), reason, "give the processes on its way shorter SPIFFE IDs"));
+    }
     if path_ids.len() <= MAX_PATH_SEGMENTS {
         return Ok(());
     }
@@ -176,6 +185,29 @@ pub(crate) fn denied(object: String, owner: &str, claimant: Option<&String>) -> 
 
 fn outrun<R: Record>(name: &R::Name) -> Error {
     Error::new(Kind::Conflict, R::object(name), format!("is written by others all the time ({MAX_WRITE_TRIES} tries)"), "try again")
+}
+
+fn check_service(service: &NetworkService) -> Result<()> {
+    let payload = service.payload.as_str().len();
+    if payload > MAX_NAME_BYTES {
+        let reason = format!("has a payload of {payload} bytes, the limit is {MAX_NAME_BYTES}");
+        return Err(Error::invalid(NetworkService::object(&service.name), reason, "register it with payload IP or ETHERNET"));
+    }
+    let routes = |rule: &Match| rule.routes.iter().map(|route| size(&route.destination_selector)).sum::<usize>();
+    let of = |rule: &Match| size(&rule.source_selector) + routes(rule) + rule.metadata.as_ref().map_or(0, size);
+    check_size::<NetworkService>(&service.name, service.matches.iter().map(of).sum())
+}
+
+fn size(labels: &Labels) -> usize {
+    labels.iter().map(|(key, value)| key.len() + value.len()).sum()
+}
+
+fn check_size<R: Record>(name: &R::Name, bytes: usize) -> Result<()> {
+    if bytes <= MAX_RECORD_BYTES {
+        return Ok(());
+    }
+    let reason = format!("holds {bytes} bytes of labels, the limit is {MAX_RECORD_BYTES}");
+    Err(Error::invalid(R::object(name), reason, "use fewer or shorter ones"))
 }
 
 fn check_url(endpoint: &NetworkServiceEndpoint) -> Result<()> {

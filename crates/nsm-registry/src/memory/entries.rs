@@ -1,8 +1,11 @@
 //! Records by name, and the names by term.
+//!
+//! Of a term only its hash is kept, which is a third of the memory: whoever is found by one is compared with the query anyway.
 
 use crate::engine::{Record, Revision, Term};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
 use tokio::time::Instant;
@@ -15,7 +18,53 @@ pub(super) struct Entry<R> {
 
 pub(super) struct Entries<R: Record> {
     by_name: BTreeMap<R::Name, Entry<R>>,
-    by_term: BTreeMap<Term, BTreeSet<R::Name>>,
+    by_term: BTreeMap<u64, Names<R::Name>>,
+}
+
+/// Most terms, such as the label of a node, are had by one record.
+enum Names<N> {
+    One(N),
+    Many(BTreeSet<N>),
+}
+
+impl<N: Ord + Clone> Names<N> {
+    fn len(&self) -> usize {
+        match self {
+            Names::One(_) => 1,
+            Names::Many(names) => names.len(),
+        }
+    }
+    fn insert(&mut self, name: &N) {
+        match self {
+            Names::One(one) if one == name => {}
+            Names::One(one) => *self = Names::Many([one.clone(), name.clone()].into()),
+            Names::Many(names) => drop(names.insert(name.clone())),
+        }
+    }
+    /// Whether there is nobody left.
+    fn remove(&mut self, name: &N) -> bool {
+        match self {
+            Names::One(one) => one == name,
+            Names::Many(names) => {
+                names.remove(name);
+                names.is_empty()
+            }
+        }
+    }
+    fn iter(&self) -> impl Iterator<Item = &N> {
+        let (one, many) = match self {
+            Names::One(one) => (Some(one), None),
+            Names::Many(names) => (None, Some(names)),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+}
+
+/// The same in every process, so that a simulation repeats itself.
+fn hash(term: &Term) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    term.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl<R: Record> Default for Entries<R> {
@@ -46,8 +95,8 @@ impl<R: Record> Entries<R> {
         let (old, new) = (old.map(|old| old.record.terms()).unwrap_or_default(), new.terms());
         if old != new {
             self.unlink(&name, &old);
-            for term in new {
-                self.by_term.entry(term).or_default().insert(name.clone());
+            for term in &new {
+                self.by_term.entry(hash(term)).and_modify(|names| names.insert(&name)).or_insert_with(|| Names::One(name.clone()));
             }
         }
     }
@@ -59,12 +108,9 @@ impl<R: Record> Entries<R> {
     }
 
     fn unlink(&mut self, name: &R::Name, terms: &[Term]) {
-        for term in terms {
-            if let Some(names) = self.by_term.get_mut(term) {
-                names.remove(name);
-                if names.is_empty() {
-                    self.by_term.remove(term);
-                }
+        for term in terms.iter().map(hash) {
+            if self.by_term.get_mut(&term).is_some_and(|names| names.remove(name)) {
+                self.by_term.remove(&term);
             }
         }
     }
@@ -79,9 +125,9 @@ impl<R: Record> Entries<R> {
         if terms.is_empty() {
             return self.by_name.values().filter(answers).map(|entry| entry.record.clone()).collect();
         }
-        let with = |term| self.by_term.get(term).map_or(0, BTreeSet::len);
-        let fewest = terms.iter().min_by_key(|term| with(term)).and_then(|term| self.by_term.get(term));
-        let entries = fewest.into_iter().flatten().filter_map(|name| self.by_name.get(name));
+        let with = |term: &Term| self.by_term.get(&hash(term));
+        let fewest = terms.iter().map(with).min_by_key(|names| names.map_or(0, Names::len)).flatten();
+        let entries = fewest.into_iter().flat_map(Names::iter).filter_map(|name| self.by_name.get(name));
         entries.filter(answers).map(|entry| entry.record.clone()).collect()
     }
 }

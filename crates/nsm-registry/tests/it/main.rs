@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by it
 
+mod bad_input;
 mod bypass;
 mod common;
 mod manifest;

@@ -17,7 +17,7 @@ pub const FORMAT: u64 = 1;
 /// How long a database that a full disk stopped is left alone before a write tries it again.
 pub const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of the database that are kept in memory beside the index.
-const CACHE_BYTES: usize = 16 << 20;
+const CACHE_BYTES: usize = 4 << 20;
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT_KEY: &str = "format";
