@@ -118,7 +118,11 @@ impl Endpoints {
         // Who could not be reached just now is not chosen, so that a lesser rule may apply; unless there is nobody else.
         let well = |endpoint: &NetworkServiceEndpoint| lives(endpoint) && !self.avoided.avoids(&endpoint.name);
         let mut selection = lookup::matched(registry, &service, &connection.labels, well).await?;
-        if selection.candidates.is_empty() {
+        // The way that was left is still in the path. Who was on it may be the one that carries nothing: last choice.
+        let reselects = connection.state == State::ReselectRequested;
+        let behind = connection.path.segments.iter().skip(connection.path.index as usize + 1).filter(|_| reselects);
+        let left: BTreeSet<&str> = behind.map(|segment| segment.name.as_str()).collect();
+        if selection.candidates.iter().all(|found| left.contains(found.endpoint.0.name.as_str())) {
             selection = lookup::matched(registry, &service, &connection.labels, lives).await?;
         }
         debug!(reasons = ?selection.reasons, "endpoints matched");
@@ -138,10 +142,7 @@ impl Endpoints {
         let in_order = select::order(&selection.candidates, self.turns.next(&service.name));
         let once = in_order.into_iter().filter(|(endpoint, _)| names.insert(&endpoint.name));
         let mut candidates: Vec<Candidate> = once.map(|found| candidate(found.clone(), &service.payload)).collect::<Result<_>>()?;
-        if connection.state == State::ReselectRequested {
-            // The way that was left is still in the path. Who was on it may be the one that carries nothing: last choice.
-            let behind = connection.path.segments.iter().skip(connection.path.index as usize + 1);
-            let left: BTreeSet<&str> = behind.map(|segment| segment.name.as_str()).collect();
+        if reselects {
             candidates.sort_by_key(|candidate| candidate.registered.as_ref().is_some_and(|name| left.contains(name.as_str())));
         } else if let Some(before) = before {
             // A Request that comes again moves nobody, also when the registry does not know the endpoint at the moment.
