@@ -29,9 +29,19 @@ pub trait Record: Clone + Debug + PartialEq + Send + Sync + 'static {
     type Name: Clone + Debug + Ord + Send + Sync + 'static;
     /// A question about records of this kind.
     type Query: Clone + Debug + Send + Sync + 'static;
+    /// The record as an index holds it, in little memory.
+    type Slim: Send + Sync + 'static;
 
     /// What it is called in messages, for instance `endpoint "a"`.
     fn object(name: &Self::Name) -> String;
+    /// Without what only makes it quick to change.
+    fn slim(&self) -> Self::Slim;
+    /// The record again, equal to what it was.
+    fn whole(slim: &Self::Slim) -> Self;
+    /// Its key.
+    fn name_of(slim: &Self::Slim) -> &Self::Name;
+    /// Whether the record answers `query`, as [`Record::matches`] says.
+    fn answers(slim: &Self::Slim, query: &Self::Query) -> bool;
     /// Its key.
     fn name(&self) -> &Self::Name;
     /// Every term it is indexed by.

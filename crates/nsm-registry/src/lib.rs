@@ -26,6 +26,7 @@ pub use bypass::{LocalBypass, MAX_CALLS_IN_FLIGHT, MAX_LOCAL_ENDPOINTS, MAX_LOOK
 pub use cache::{ASK_TIMEOUT, Cache, MAX_CACHED};
 pub use engine::{Change, Changes, Engine, Record, Revision, Store, Stored, Term};
 pub use memory::{MAX_ENTRIES, MAX_WATCHERS, MemoryEngine, WATCH_QUEUE};
+pub use query::SlimEndpoint;
 pub use registry::{DEFAULT_EXPIRE_PERIOD, MAX_RECORD_BYTES, MAX_WRITE_TRIES, Registry};
 
 use std::{

@@ -10,10 +10,22 @@ use std::{
 };
 use tokio::time::Instant;
 
-pub(super) struct Entry<R> {
-    pub(super) record: Arc<R>,
+pub(super) struct Entry<R: Record> {
+    slim: Arc<R::Slim>,
     pub(super) revision: Revision,
     pub(super) deadline: Option<Instant>,
+}
+
+impl<R: Record> Entry<R> {
+    pub(super) fn new(record: &R, revision: Revision, deadline: Option<Instant>) -> Entry<R> {
+        Entry { slim: Arc::new(record.slim()), revision, deadline }
+    }
+    pub(super) fn record(&self) -> Arc<R> {
+        Arc::new(R::whole(&self.slim))
+    }
+    fn answers(&self, query: &R::Query) -> Option<Arc<R::Slim>> {
+        R::answers(&self.slim, query).then(|| self.slim.clone())
+    }
 }
 
 pub(super) struct Entries<R: Record> {
@@ -87,12 +99,16 @@ impl<R: Record> Entries<R> {
         self.by_name.get(name)
     }
 
-    pub(super) fn insert(&mut self, entry: Entry<R>) {
-        let name = entry.record.name().clone();
-        let new = entry.record.clone();
+    /// Whether the record of this name is there and answers `query`.
+    pub(super) fn answers(&self, name: &R::Name, query: &R::Query) -> bool {
+        self.by_name.get(name).is_some_and(|entry| R::answers(&entry.slim, query))
+    }
+
+    pub(super) fn insert(&mut self, record: &R, entry: Entry<R>) {
+        let name = record.name().clone();
         let old = self.by_name.insert(name.clone(), entry);
         // A refresh changes no term, and is what comes most often.
-        let (old, new) = (old.map(|old| old.record.terms()).unwrap_or_default(), new.terms());
+        let (old, new) = (old.map(|old| old.record().terms()).unwrap_or_default(), record.terms());
         if old != new {
             self.unlink(&name, &old);
             for term in &new {
@@ -103,7 +119,7 @@ impl<R: Record> Entries<R> {
 
     pub(super) fn remove(&mut self, name: &R::Name) {
         if let Some(old) = self.by_name.remove(name) {
-            self.unlink(name, &old.record.terms());
+            self.unlink(name, &old.record().terms());
         }
     }
 
@@ -115,19 +131,19 @@ impl<R: Record> Entries<R> {
         }
     }
 
-    /// The records that answer `query`, looking only at the fewest that one name or one term leaves.
-    pub(super) fn select(&self, query: &R::Query) -> Vec<Arc<R>> {
-        let answers = |entry: &&Entry<R>| entry.record.matches(query);
+    /// The records that answer `query`, looking only at the fewest that one name or one term leaves. They become whole
+    /// where nobody waits for that.
+    pub(super) fn select(&self, query: &R::Query) -> Vec<Arc<R::Slim>> {
+        let answers = |entry: &Entry<R>| entry.answers(query);
         if let Some(name) = R::name_in(query) {
-            return self.by_name.get(name).filter(answers).map(|entry| entry.record.clone()).into_iter().collect();
+            return self.by_name.get(name).and_then(answers).into_iter().collect();
         }
         let terms = R::terms_in(query);
         if terms.is_empty() {
-            return self.by_name.values().filter(answers).map(|entry| entry.record.clone()).collect();
+            return self.by_name.values().filter_map(answers).collect();
         }
         let with = |term: &Term| self.by_term.get(&hash(term));
         let fewest = terms.iter().map(with).min_by_key(|names| names.map_or(0, Names::len)).flatten();
-        let entries = fewest.into_iter().flat_map(Names::iter).filter_map(|name| self.by_name.get(name));
-        entries.filter(answers).map(|entry| entry.record.clone()).collect()
+        fewest.into_iter().flat_map(Names::iter).filter_map(|name| self.by_name.get(name)).filter_map(answers).collect()
     }
 }

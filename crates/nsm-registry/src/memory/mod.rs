@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 use tokio::{sync::mpsc, time::Instant};
-use watchers::{Watchers, Watching};
+use watchers::{Known, Watchers, Watching};
 
 /// Services, and endpoints, that one engine holds.
 pub const MAX_ENTRIES: usize = 1_000_000;
@@ -126,7 +126,7 @@ impl<R: Record> State<R> {
     fn put(&mut self, record: Arc<R>, deadline: Option<Instant>) -> Revision {
         let name = record.name().clone();
         let old = self.entries.get(&name);
-        let (ended, before) = (old.and_then(|old| old.deadline), old.map(|old| old.record.clone()));
+        let (ended, before) = (old.and_then(|old| old.deadline), old.map(Entry::record));
         self.watchers.publish(&self.entries, before.as_ref(), Some(&record));
         if let Some(ended) = ended {
             self.deadlines.remove(&(ended, name.clone()));
@@ -135,13 +135,13 @@ impl<R: Record> State<R> {
             self.deadlines.insert((deadline, name));
         }
         self.revision.0 += 1;
-        self.entries.insert(Entry { record, revision: self.revision, deadline });
+        self.entries.insert(&record, Entry::new(&record, self.revision, deadline));
         self.revision
     }
 
     fn remove(&mut self, name: &R::Name) {
         let Some(old) = self.entries.get(name) else { return };
-        let (record, deadline) = (old.record.clone(), old.deadline);
+        let (record, deadline) = (old.record(), old.deadline);
         self.watchers.publish(&self.entries, Some(&record), None);
         if let Some(deadline) = deadline {
             self.deadlines.remove(&(deadline, name.clone()));
@@ -159,7 +159,7 @@ impl<R: Record> State<R> {
 impl<R: Record> Store<R> for Arc<Table<R>> {
     async fn get(&self, name: &R::Name) -> Result<Option<Stored<R>>> {
         let state = self.now();
-        Ok(state.entries.get(name).map(|entry| Stored { record: entry.record.clone(), revision: entry.revision }))
+        Ok(state.entries.get(name).map(|entry| Stored { record: entry.record(), revision: entry.revision }))
     }
 
     async fn put(&self, record: Arc<R>, expected: Option<Revision>, life: Option<Duration>) -> Result<Option<Revision>> {
@@ -194,7 +194,8 @@ impl<R: Record> Store<R> for Arc<Table<R>> {
     }
 
     async fn find(&self, query: &R::Query) -> Result<Vec<Arc<R>>> {
-        Ok(self.now().entries.select(query))
+        let found = self.now().entries.select(query);
+        Ok(found.iter().map(|slim| Arc::new(R::whole(slim))).collect())
     }
 
     async fn watch(&self, query: R::Query) -> Result<Changes<R>> {
@@ -211,7 +212,7 @@ impl<R: Record> Store<R> for Arc<Table<R>> {
 
 impl<R: Record> State<R> {
     /// Connects a watcher: what it must be told to know the present state, and the queue of what comes after.
-    fn resume(&mut self, id: u64, queue: usize) -> (Vec<Change<R>>, mpsc::Receiver<Change<R>>) {
+    fn resume(&mut self, id: u64, queue: usize) -> (Vec<Known<R>>, mpsc::Receiver<Change<R>>) {
         let (sender, receiver) = mpsc::channel(queue);
         (self.watchers.connect(&self.entries, id, sender), receiver)
     }

@@ -29,7 +29,13 @@ struct Watcher<R: Record> {
     /// Where its changes go; `None` between the cut and the next connection.
     queue: Option<mpsc::Sender<Change<R>>>,
     /// What it knows once it has read its queue to the end. Filled at the cut only: until then the entries tell.
-    known: BTreeMap<R::Name, Arc<R>>,
+    known: Vec<Arc<R::Slim>>,
+}
+
+/// What a watcher is told first.
+pub(super) struct Known<R: Record> {
+    slim: Arc<R::Slim>,
+    deleted: bool,
 }
 
 pub(super) struct Watchers<R: Record> {
@@ -59,7 +65,7 @@ impl<R: Record> Watchers<R> {
     pub(super) fn add(&mut self, query: R::Query) -> u64 {
         self.last_id += 1;
         self.by_anchor.entry(anchor::<R>(&query)).or_default().insert(self.last_id);
-        self.by_id.insert(self.last_id, Watcher { query, queue: None, known: BTreeMap::new() });
+        self.by_id.insert(self.last_id, Watcher { query, queue: None, known: Vec::new() });
         self.last_id
     }
 
@@ -75,16 +81,13 @@ impl<R: Record> Watchers<R> {
     }
 
     /// What the watcher must be told to know `entries`; changes after that go to `queue`.
-    pub(super) fn connect(&mut self, entries: &Entries<R>, id: u64, queue: mpsc::Sender<Change<R>>) -> Vec<Change<R>> {
+    pub(super) fn connect(&mut self, entries: &Entries<R>, id: u64, queue: mpsc::Sender<Change<R>>) -> Vec<Known<R>> {
         let Some(watcher) = self.by_id.get_mut(&id) else { return Vec::new() };
         watcher.queue = Some(queue);
-        let mut known = std::mem::take(&mut watcher.known);
-        let present = entries.select(&watcher.query);
-        for record in &present {
-            known.remove(record.name());
-        }
-        let gone = known.into_values().map(|record| Change { record, deleted: true });
-        gone.chain(present.into_iter().map(|record| Change { record, deleted: false })).collect()
+        let known = std::mem::take(&mut watcher.known);
+        let gone = known.into_iter().filter(|slim| !entries.answers(R::name_of(slim), &watcher.query));
+        let gone = gone.map(|slim| Known { slim, deleted: true });
+        gone.chain(entries.select(&watcher.query).into_iter().map(|slim| Known { slim, deleted: false })).collect()
     }
 
     /// Tells everybody concerned that `old` becomes `new`. `entries` is the state before that.
@@ -100,7 +103,7 @@ impl<R: Record> Watchers<R> {
             let Some(queue) = &watcher.queue else { continue };
             if queue.try_send(change).is_err() {
                 watcher.queue = None;
-                watcher.known = entries.select(&watcher.query).into_iter().map(|record| (record.name().clone(), record)).collect();
+                watcher.known = entries.select(&watcher.query);
             }
         }
     }
@@ -123,20 +126,20 @@ impl<R: Record> Watchers<R> {
 pub(super) struct Watching<R: Record> {
     table: Arc<Table<R>>,
     id: u64,
-    present: vec::IntoIter<Change<R>>,
+    present: vec::IntoIter<Known<R>>,
     changes: mpsc::Receiver<Change<R>>,
 }
 
 impl<R: Record> Watching<R> {
-    pub(super) fn stream(table: Arc<Table<R>>, id: u64, present: Vec<Change<R>>, changes: mpsc::Receiver<Change<R>>) -> Changes<R> {
+    pub(super) fn stream(table: Arc<Table<R>>, id: u64, present: Vec<Known<R>>, changes: mpsc::Receiver<Change<R>>) -> Changes<R> {
         let watching = Watching { table, id, present: present.into_iter(), changes };
         stream::unfold(watching, |mut watching| async move { Some((Ok(watching.next().await), watching)) }).boxed()
     }
 
     async fn next(&mut self) -> Change<R> {
         loop {
-            if let Some(change) = self.present.next() {
-                return change;
+            if let Some(Known { slim, deleted }) = self.present.next() {
+                return Change { record: Arc::new(R::whole(&slim)), deleted };
             }
             if let Some(change) = self.changes.recv().await {
                 return change;
