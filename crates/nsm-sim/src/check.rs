@@ -136,7 +136,9 @@ pub(crate) async fn when_calm(world: &World, folds: &mut Folds) {
     for (name, hop) in hops(world) {
         paths(world, &name, &hop);
     }
-    neighbours(world);
+    if let Some(difference) = neighbours(world) {
+        world.violate(format!("I8: {difference}"));
+    }
     folds.compare(world).await;
     registered(world).await;
 }
@@ -175,23 +177,23 @@ fn paths(world: &World, name: &str, hop: &Hop) {
 }
 
 /// I8: everybody on a client's way has it as the client has it: the same ids, the same endpoint, the same addresses.
-fn neighbours(world: &World) {
-    for (client, connection, _) in passing(world) {
-        for segment in connection.path.segments.iter().skip(1) {
-            let Some(hop) = world.process(segment.name.as_str()).and_then(|process| process.hop) else { continue };
-            let Some(theirs) = hop.monitors().get(&segment.id) else {
-                world.violate(format!("I8: {client} comes by {} as {}, who does not know it", segment.name, segment.id));
-                continue;
-            };
-            let ip = |connection: &Connection| {
-                let context = &connection.context.ip_context;
-                (context.src_ip_addrs.clone(), context.dst_ip_addrs.clone(), connection.network_service_endpoint_name.clone())
-            };
-            if ip(&theirs) != ip(&connection) {
-                world.violate(format!("I8: {client} has {:?}, and {} has {:?}", ip(&connection), segment.name, ip(&theirs)));
+pub(crate) fn neighbours(world: &World) -> Option<String> {
+    let said = |connection: &Connection| {
+        let context = &connection.context.ip_context;
+        (context.src_ip_addrs.clone(), context.dst_ip_addrs.clone(), connection.network_service_endpoint_name.clone())
+    };
+    passing(world).into_iter().find_map(|(client, connection, _)| {
+        connection.path.segments.iter().skip(1).find_map(|segment| {
+            let hop = world.process(segment.name.as_str())?.hop?;
+            match hop.monitors().get(&segment.id) {
+                None => Some(format!("{client} comes by {} as {}, who does not know it", segment.name, segment.id)),
+                Some(theirs) if said(&theirs) != said(&connection) => {
+                    Some(format!("{client} has {:?}, and {} has {:?}", said(&connection), segment.name, said(&theirs)))
+                }
+                Some(_) => None,
             }
-        }
-    }
+        })
+    })
 }
 
 /// I7: whoever runs and is registered is found.
@@ -269,6 +271,7 @@ pub(crate) async fn planted(world: &World) {
 }
 
 /// I6: subscribers of events, and what they make of them.
+#[derive(Default)]
 pub(crate) struct Folds {
     hops: BTreeMap<String, Fold>,
     registry: Option<EndpointUpdates>,
@@ -276,17 +279,21 @@ pub(crate) struct Folds {
 }
 
 impl Folds {
-    /// One for each manager and endpoint, one for the registry.
+    /// One of the registry, from its first record on.
     pub(crate) async fn begin(world: &World) -> Folds {
-        let managers = world.topology().nodes.iter().map(|node| topology::manager(node));
-        let watched = managers.chain(world.topology().endpoints.iter().map(|endpoint| endpoint.name.clone()));
-        let hops = watched.filter_map(|name| Some((name.clone(), Fold::of(&world.process(&name)?.hop?)))).collect();
         let query = EndpointQuery { watch: true, ..EndpointQuery::default() };
         let registry = match world.process(REGISTRY).and_then(|process| process.registry) {
             Some(registry) => registry.find_endpoints(query, Caller::default()).await.ok(),
             None => None,
         };
-        Folds { hops, registry, registered: BTreeSet::new() }
+        Folds { registry, ..Folds::default() }
+    }
+
+    /// And one of each manager and endpoint, from now on: they stay.
+    pub(crate) fn join(&mut self, world: &World) {
+        let managers = world.topology().nodes.iter().map(|node| topology::manager(node));
+        let watched = managers.chain(world.topology().endpoints.iter().map(|endpoint| endpoint.name.clone()));
+        self.hops = watched.filter_map(|name| Some((name.clone(), Fold::of(&world.process(&name)?.hop?)))).collect();
     }
 
     /// Every stream, read to its present end.

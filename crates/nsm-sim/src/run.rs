@@ -113,12 +113,12 @@ async fn play(world: &World, faults: &[Timed]) -> Option<Duration> {
     begin(world).await;
     until(world, WARM_UP, "I14: 20 s after the start", check::missing).await?;
     tokio::spawn(watch(world.clone()));
-    let ledger = Ledger::begin(world);
+    let (ledger, mut folds) = (Ledger::begin(world), Folds::begin(world).await);
     world.state().quiet = faults.is_empty();
     let end = Instant::now() + world.options().faults;
     faults::rage(world, faults, end).await;
     let up_after = settle(world, end).await?;
-    steady(world).await?;
+    steady(world, &mut folds).await?;
     ledger.judge(world).await?;
     trial::one(world).await?;
     drain(world).await?;
@@ -173,12 +173,14 @@ async fn settle(world: &World, end: Instant) -> Option<Duration> {
         sleep(CHECK_EVERY).await;
     }
     until(world, Duration::ZERO, "I14: 25 s after the last fault", check::missing).await?;
+    until(world, Duration::ZERO, "I8: 25 s after the last fault", check::neighbours).await?;
     Some(up_after)
 }
 
 /// Up is up, and stays so; and what everybody says agrees.
-async fn steady(world: &World) -> Option<()> {
-    let (mut folds, begin, mut tidy) = (Folds::begin(world).await, Instant::now(), false);
+async fn steady(world: &World, folds: &mut Folds) -> Option<()> {
+    folds.join(world);
+    let (begin, mut tidy) = (Instant::now(), false);
     while begin.elapsed() < world.options().token_life + STEADY {
         if let Some(reason) = check::missing(world) {
             world.violate(format!("I14: everything was up and nothing went wrong, but {reason}"));
@@ -190,7 +192,7 @@ async fn steady(world: &World) -> Option<()> {
         }
         sleep(CHECK_EVERY).await;
     }
-    check::when_calm(world, &mut folds).await;
+    check::when_calm(world, folds).await;
     check::planted(world).await;
     world.state().quiet = false;
     Some(())
