@@ -90,8 +90,18 @@ pub struct RegistryArgs {
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "10000,100000", value_parser = endpoints)]
     pub endpoints: Vec<usize>,
     /// Watchers of one service that are all told of each change to it.
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u16).range(1..=10_000).map(usize::from))]
-    pub watchers: usize,
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1000,5000", value_parser = watchers())]
+    pub watchers: Vec<usize>,
+    /// Nodes, each with an endpoint and a forwarder, among which is chosen; the same is done with a tenth of them.
+    #[arg(long, value_name = "N", default_value = "5000", value_parser = watchers())]
+    pub nodes: usize,
+    /// Writes a picture (SVG) of how the figures grow with the number of endpoints.
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+}
+
+fn watchers() -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u16).range(10..=10_000).map(usize::from)
 }
 
 fn endpoints(text: &str) -> std::result::Result<usize, String> {

@@ -3,6 +3,9 @@
 //!
 //! Asked in the process, without the network: the edge costs the same for every engine, and `bench setup` has it.
 
+mod choice;
+mod plot;
+
 use crate::{
     cli::RegistryArgs,
     row::{Holds, Row},
@@ -39,8 +42,15 @@ struct Figures {
     by_name: Vec<f64>,
     by_service: Vec<f64>,
     by_labels: Vec<f64>,
-    fan_out: Vec<f64>,
     endpoint_kib: f64,
+    /// For each number of watchers.
+    watched: Vec<Watched>,
+}
+
+/// Figures with so many watchers.
+struct Watched {
+    watchers: usize,
+    fan_out: Vec<f64>,
     watcher_kib: f64,
 }
 
@@ -50,13 +60,18 @@ pub(crate) fn run(args: &RegistryArgs) -> Result<Vec<Row>> {
     runtime.block_on(async {
         let mut rows = Vec::new();
         for endpoints in &args.endpoints {
-            rows.extend(compare(*endpoints, args.watchers).await?);
+            rows.extend(compare(*endpoints, &args.watchers).await?);
+        }
+        rows.extend(choice::rows(args.nodes).await?);
+        if let Some(file) = &args.plot {
+            let refused = |error: std::io::Error| Error::new(Kind::Kernel, format!("file {file:?}"), error.to_string(), "name another");
+            std::fs::write(file, plot::svg(&rows)).map_err(refused)?;
         }
         Ok(rows)
     })
 }
 
-async fn compare(endpoints: usize, watchers: usize) -> Result<Vec<Row>> {
+async fn compare(endpoints: usize, watchers: &[usize]) -> Result<Vec<Row>> {
     let directory = Scratch::new()?;
     let engine = Arc::new(DurableEngine::open(&directory.0).await?);
     let durable = figures(engine.clone(), endpoints, watchers).await?;
@@ -69,7 +84,7 @@ async fn compare(endpoints: usize, watchers: usize) -> Result<Vec<Row>> {
     let found = engine.endpoints().find(&EndpointQuery::default()).await?.len();
     engine.close().await;
     let memory = figures(Arc::new(MemoryEngine::new()), endpoints, watchers).await?;
-    let mut rows = rows(endpoints, watchers, &durable, &memory);
+    let mut rows = rows(endpoints, &durable, &memory);
     rows.push(Row::alone(format!("{endpoints} endpoints: restart to serving"), "ms", ms(restart)));
     rows.push(Row::alone(format!("{endpoints} endpoints: lost in the restart"), "endpoints", endpoints as f64 - found as f64));
     Ok(rows)
@@ -78,16 +93,15 @@ async fn compare(endpoints: usize, watchers: usize) -> Result<Vec<Row>> {
 /// A row of a figure in milliseconds, with the limit it must keep.
 type Timed = (&'static str, fn(&Figures) -> &Vec<f64>, Option<f64>);
 
-fn rows(endpoints: usize, watchers: usize, durable: &Figures, memory: &Figures) -> Vec<Row> {
+fn rows(endpoints: usize, durable: &Figures, memory: &Figures) -> Vec<Row> {
     let title = |what: &str| format!("{endpoints} endpoints: {what}");
     let beside =
         |what: &str, unit, ours: f64, theirs: f64| Row::alone(title(what), unit, ours).beside("memory engine", theirs, Holds::Always);
-    let timed: [Timed; 5] = [
+    let timed: [Timed; 4] = [
         ("Register, one at a time", |figures| &figures.register, Some(10.0)),
         ("Find by name", |figures| &figures.by_name, Some(5.0)),
         ("Find by service, 100 hits", |figures| &figures.by_service, Some(20.0)),
         ("Find by labels, one hit", |figures| &figures.by_labels, None),
-        ("a change told to all watchers", |figures| &figures.fan_out, None),
     ];
     let mut rows = vec![beside(&format!("Register, {AT_ONCE} at once"), "1/s", durable.fill_per_s, memory.fill_per_s)];
     for (what, of, bar) in timed {
@@ -99,18 +113,33 @@ fn rows(endpoints: usize, watchers: usize, durable: &Figures, memory: &Figures) 
         });
     }
     rows.push(Row::alone(title("memory, each"), "KiB", durable.endpoint_kib).at_most(2.0));
-    rows.push(Row::alone(title(&format!("memory, each of {watchers} watchers")), "KiB", durable.watcher_kib).at_most(64.0));
+    for (durable, memory) in durable.watched.iter().zip(&memory.watched) {
+        let told = format!("a change told to {} watchers", durable.watchers);
+        rows.push(beside(&format!("{told} p50"), "ms", median(&durable.fan_out), median(&memory.fan_out)));
+        rows.push(Row::alone(title(&format!("{told} p99")), "ms", percentile(&durable.fan_out, 0.99)).at_most(1000.0));
+        let each = format!("memory, each of {} watchers", durable.watchers);
+        rows.push(Row::alone(title(&each), "KiB", durable.watcher_kib).at_most(64.0));
+    }
     rows
 }
 
-async fn figures(engine: Arc<dyn Engine>, endpoints: usize, watchers: usize) -> Result<Figures> {
-    let registry = Registry::new(engine, Arc::new(SystemTime::now)).with_expire_period(LIFE);
-    let empty = resident_kib()?;
-    let start = Instant::now();
-    let mut filling = stream::iter((0..endpoints).map(|number| register(&registry, endpoint(number)))).buffer_unordered(AT_ONCE);
+/// Registers these endpoints.
+async fn fill(registry: &Registry, numbers: std::ops::Range<usize>) -> Result<()> {
+    let mut filling = stream::iter(numbers.map(|number| register(registry, endpoint(number)))).buffer_unordered(AT_ONCE);
     while let Some(registered) = filling.next().await {
         registered?;
     }
+    Ok(())
+}
+
+async fn figures(engine: Arc<dyn Engine>, endpoints: usize, watchers: &[usize]) -> Result<Figures> {
+    let registry = Registry::new(engine, Arc::new(SystemTime::now)).with_expire_period(LIFE);
+    let start = Instant::now();
+    // The first tenth fills what is there once, such as the cache of the database.
+    let first = endpoints / 10;
+    fill(&registry, 0..first).await?;
+    let begun = resident_kib()?;
+    fill(&registry, first..endpoints).await?;
     let (fill_per_s, full) = (endpoints as f64 / start.elapsed().as_secs_f64(), resident_kib()?);
     let pick = |sample: usize| sample * 7919 % endpoints;
     let mut figures = Figures {
@@ -119,9 +148,8 @@ async fn figures(engine: Arc<dyn Engine>, endpoints: usize, watchers: usize) -> 
         by_name: Vec::new(),
         by_service: Vec::new(),
         by_labels: Vec::new(),
-        fan_out: Vec::new(),
-        endpoint_kib: (full - empty) / endpoints as f64,
-        watcher_kib: 0.0,
+        endpoint_kib: (full - begun) / (endpoints - first) as f64,
+        watched: Vec::new(),
     };
     for sample in (0..SAMPLES).map(pick) {
         let start = Instant::now();
@@ -132,13 +160,20 @@ async fn figures(engine: Arc<dyn Engine>, endpoints: usize, watchers: usize) -> 
         figures.by_service.push(find(&registry, service, PER_SERVICE.min(endpoints)).await?);
         figures.by_labels.push(find(&registry, labels, 1).await?);
     }
-    let before = resident_kib()?;
-    let mut watching = watch(&registry, watchers).await?;
-    figures.watcher_kib = (resident_kib()? - before) / watchers as f64;
-    for _ in 0..CHANGES {
-        figures.fan_out.push(tell(&registry, &mut watching).await?);
+    for watchers in watchers {
+        figures.watched.push(watched(&registry, *watchers).await?);
     }
     Ok(figures)
+}
+
+async fn watched(registry: &Registry, watchers: usize) -> Result<Watched> {
+    let before = resident_kib()?;
+    let mut watching = watch(registry, watchers).await?;
+    let mut watched = Watched { watchers, fan_out: Vec::new(), watcher_kib: (resident_kib()? - before) / watchers as f64 };
+    for _ in 0..CHANGES {
+        watched.fan_out.push(tell(registry, &mut watching).await?);
+    }
+    Ok(watched)
 }
 
 fn service(number: usize) -> ServiceName {
@@ -226,5 +261,25 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// I7, T-13: small, and whole: nothing is lost in a restart, a choice is made, the picture has a line for each figure.
+    #[test]
+    fn a_small_run_has_every_row() {
+        let plot = std::env::temp_dir().join(format!("nsm-bench-plot-{}.svg", std::process::id()));
+        let args = RegistryArgs { json: true, endpoints: vec![100, 200], watchers: vec![10, 20], nodes: 20, plot: Some(plot.clone()) };
+        let rows = run(&args).unwrap();
+        let picture = std::fs::read_to_string(&plot).unwrap();
+        std::fs::remove_file(&plot).unwrap();
+        let row = |name: &str| rows.iter().find(|row| row.name == name).unwrap_or_else(|| panic!("no row {name:?}"));
+        assert_eq!(row("200 endpoints: lost in the restart").ours, 0.0);
+        assert!(row("100 endpoints: a change told to 20 watchers p99").ours > 0.0);
+        assert!(row("20 nodes: a forwarder's choice p50").peer_value.is_some_and(|few| few > 0.0));
+        assert!(picture.contains("restart to serving") && picture.contains("<polyline"));
     }
 }
