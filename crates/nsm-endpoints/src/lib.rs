@@ -2,7 +2,7 @@
 //!
 //! [`prefixes`] lends prefixes to the endpoints of a distributed layer 3; [`vl3`] is such an endpoint: its addresses, its
 //! prefix, and its wires to the other endpoints of the network. Packets are routed by the kernel. [`firewall`] reads files
-//! of rules.
+//! of rules, [`vpn`] is a network at the other end of a tunnel.
 //!
 //! Not here: settings, the process around it, kernel objects (`nsm`), and what a hop does with a Request (`nsm-hop`).
 
@@ -11,3 +11,4 @@
 pub mod firewall;
 pub mod prefixes;
 pub mod vl3;
+pub mod vpn;

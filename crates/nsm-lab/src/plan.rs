@@ -262,7 +262,8 @@ fn node_address(lab: &Lab, number: usize) -> IpNet {
 pub fn plan(lab: &Lab, files: &Files) -> Plan {
     let places = lab.nodes.iter().map(|node| node.name.as_str()).chain(lab.pods());
     let namespaces = std::iter::once(FABRIC).chain(places).map(|place| lab.namespace(place)).collect();
-    let cables = (0..lab.nodes.len()).map(|number| uplink(lab, number)).chain(lab.hosts.iter().map(|host| cord(lab, host))).collect();
+    let cables = (0..lab.nodes.len()).map(|number| uplink(lab, number)).chain(lab.hosts.iter().map(|host| cord(lab, host)));
+    let cables = cables.chain(lab.cables.iter().map(|ends| between(lab, ends))).collect();
     let mut processes = vec![played(registry(lab), &lab.registry)];
     processes.extend(lab.prefix_servers.iter().map(|server| played(ipam(lab, files, server), &server.part)));
     let several = lab.nodes.len() > 1;
@@ -300,6 +301,11 @@ fn cord(lab: &Lab, host: &Host) -> Cable {
     let a = CableEnd { netns: lab.namespace(&host.name), interface: host.interface.clone(), address: Some(host.address) };
     let b = CableEnd { netns: lab.namespace(&host.pod), interface: host.pod_interface.clone(), address: host.pod_address };
     Cable { a, b, mtu: None, faulty: None }
+}
+
+fn between(lab: &Lab, [a, b]: &[PodEnd; 2]) -> Cable {
+    let end = |end: &PodEnd| CableEnd { netns: lab.namespace(&end.pod), interface: end.interface.clone(), address: Some(end.address) };
+    Cable { a: end(a), b: end(b), mtu: None, faulty: None }
 }
 
 /// Builds an argument list: `--flag value` pairs.

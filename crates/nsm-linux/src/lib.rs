@@ -15,6 +15,7 @@ pub mod firewall;
 mod inet;
 mod kernel;
 mod link;
+pub mod nat;
 pub mod net;
 pub mod netns;
 mod nft;

@@ -87,6 +87,14 @@ pub(crate) fn input_chain(table: &str, name: &str, priority: i32) -> Message {
     be(nest(message, NFTA_CHAIN_HOOK, hook), NFTA_CHAIN_POLICY, NF_ACCEPT).text(NFTA_CHAIN_TYPE, "filter")
 }
 
+/// Makes a chain that may change the source of what begins to leave this machine, unless it is there.
+pub(crate) fn source_chain(table: &str, name: &str, priority: i32) -> Message {
+    const NF_INET_POST_ROUTING: u32 = 4;
+    let message = nft(NFT_MSG_NEWCHAIN, NLM_F_CREATE).text(NFTA_CHAIN_TABLE, table).text(NFTA_CHAIN_NAME, name);
+    let hook = |hook| be(be(hook, NFTA_HOOK_HOOKNUM, NF_INET_POST_ROUTING), NFTA_HOOK_PRIORITY, priority as u32);
+    be(nest(message, NFTA_CHAIN_HOOK, hook), NFTA_CHAIN_POLICY, NF_ACCEPT).text(NFTA_CHAIN_TYPE, "nat")
+}
+
 /// Makes a set of keys of so many bytes, unless it is there.
 pub(crate) fn set(table: &str, name: &str, key_bytes: u32, id: u32) -> Message {
     let message = nft(NFT_MSG_NEWSET, NLM_F_CREATE).text(NFTA_SET_TABLE, table).text(NFTA_SET_NAME, name);
@@ -129,6 +137,10 @@ pub(crate) enum Step<'a> {
     LoadTransport { offset: u32, len: u32, register: u32 },
     /// The registers from the first on are a key of this set.
     In(&'a str),
+    /// The bytes that begin in this register are between these two, or are not.
+    Between { register: u32, first: &'a [u8], last: &'a [u8], inside: bool },
+    /// The packet's source becomes an address of the interface by which it leaves, and answers find back.
+    Masquerade,
     /// Counts.
     Count,
     /// Ends with a verdict, `NF_*`.
@@ -154,6 +166,8 @@ fn step(list: Message, step: &Step) -> Message {
             payload(list, NFT_PAYLOAD_TRANSPORT_HEADER, (*offset, *len), NFT_REG32_00 + register)
         }
         Step::In(set) => expression(list, "lookup", |data| be(data.text(NFTA_LOOKUP_SET, set), NFTA_LOOKUP_SREG, NFT_REG32_00)),
+        Step::Between { register, first, last, inside } => between(list, (*register, *inside), first, last),
+        Step::Masquerade => expression(list, "masq", |data| data),
         Step::Count => expression(list, "counter", |data| data.bytes(NFTA_COUNTER_PACKETS, &[0; 8])),
         Step::Verdict(code) => expression(list, "immediate", |data| {
             let verdict = |data| nest(data, NFTA_DATA_VERDICT, |verdict| be(verdict, NFTA_VERDICT_CODE, *code));
@@ -174,6 +188,15 @@ fn payload(list: Message, base: u32, (offset, len): (u32, u32), register: u32) -
     expression(list, "payload", |data| {
         let data = be(be(data, NFTA_PAYLOAD_DREG, register), NFTA_PAYLOAD_BASE, base);
         be(be(data, NFTA_PAYLOAD_OFFSET, offset), NFTA_PAYLOAD_LEN, len)
+    })
+}
+
+fn between(list: Message, (register, inside): (u32, bool), first: &[u8], last: &[u8]) -> Message {
+    let (sreg, op, from, to) = (1, 2, 3, 4);
+    expression(list, "range", |data| {
+        let data = be(be(data, sreg, NFT_REG32_00 + register), op, u32::from(!inside));
+        let data = nest(data, from, |value| value.bytes(NFTA_DATA_VALUE, first));
+        nest(data, to, |value| value.bytes(NFTA_DATA_VALUE, last))
     })
 }
 

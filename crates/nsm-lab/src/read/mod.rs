@@ -117,6 +117,7 @@ fn lab(value: &Value, notes: &Notes) -> Lab {
         endpoints: spec.maps("endpoints").into_iter().map(endpoint).collect(),
         clients: spec.maps("clients").into_iter().map(client).collect(),
         hosts: spec.maps("hosts").into_iter().map(host).collect(),
+        cables: spec.maps("cables").into_iter().map(cable).collect(),
         checks: spec.maps("checks").into_iter().filter_map(checks::check).collect(),
     };
     spec.finish();
@@ -221,6 +222,18 @@ fn host(mut fields: Fields<'_>) -> Host {
     };
     fields.finish();
     host
+}
+
+fn cable(mut fields: Fields<'_>) -> [PodEnd; 2] {
+    let ends = ["a", "b"].map(|end| {
+        let mut fields = fields.map(end);
+        let (pod, interface) = (fields.need_text("pod"), fields.text("interface").unwrap_or_else(|| "eth1".to_owned()));
+        let address = fields.need("address", PREFIX).unwrap_or_default();
+        fields.finish();
+        PodEnd { pod, interface, address }
+    });
+    fields.finish();
+    ends
 }
 
 fn host_route(mut fields: Fields<'_>) -> Option<HostRoute> {

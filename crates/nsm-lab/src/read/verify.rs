@@ -49,6 +49,9 @@ pub(super) fn verify(lab: &Lab, notes: &Notes) {
     for (i, host) in lab.hosts.iter().enumerate() {
         known(&format!("spec.hosts[{i}].pod"), &host.pod, &pods, notes);
     }
+    for (i, end) in lab.cables.iter().enumerate().flat_map(|(i, ends)| ends.iter().map(move |end| (i, end))) {
+        known(&format!("spec.cables[{i}]"), &end.pod, &pods, notes);
+    }
     let places: BTreeSet<&str> = pods.iter().chain(&nodes).copied().collect();
     for (i, check) in lab.checks.iter().enumerate() {
         one_check(&format!("spec.checks[{i}]"), check, &places, (lab, notes));

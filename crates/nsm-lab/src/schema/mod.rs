@@ -74,6 +74,9 @@
 //!     routes: [{to: 172.16.0.0/16, via: 172.31.0.1}]
 //!     listen: [8080]                  # TCP ports where the host answers
 //!     names: {}                       # a name server as that of an endpoint
+//!   cables:                           # each joins two pods, outside the mesh
+//!   - a: {pod: vpng, interface: eth1, address: 198.51.100.1/24}
+//!     b: {pod: office, interface: eth1, address: 198.51.100.2/24}
 //!   checks: []                        # in order; see [`Check`]
 //! ```
 //!
@@ -198,6 +201,8 @@ pub struct Lab {
     pub clients: Vec<Client>,
     /// Hosts behind pods.
     pub hosts: Vec<Host>,
+    /// Cables between pods, by their two ends.
+    pub cables: Vec<[PodEnd; 2]>,
     /// Checks, in order.
     pub checks: Vec<Check>,
 }
@@ -399,6 +404,17 @@ pub struct Client {
     pub resolv_conf: Option<String>,
     /// Further settings, and who plays it.
     pub part: Part,
+}
+
+/// One end of a cable between pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodEnd {
+    /// The pod.
+    pub pod: String,
+    /// Its interface.
+    pub interface: String,
+    /// The address there.
+    pub address: IpNet,
 }
 
 /// A route of a host.

@@ -19,13 +19,14 @@ use ipnet::IpNet;
 use nsm_api::*;
 use nsm_hop::{
     hop::Hop,
-    kernel::Kernel,
+    kernel::{Kernel, Netns},
     mechanism::{KernelEnd, Negotiate},
     onward::{Chain, End},
     reserve::{Dns, Ipam, IpamPolicy, Policies, Routes},
     role::{NoWires, Onward, Reserve, Role, Standing, Timing, Wiring},
     wiring::SpliceWiring,
 };
+use nsm_linux::net::Net;
 use nsm_policy::PolicySet;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -107,13 +108,19 @@ const IDLE_LOOKS: u32 = 20;
 /// `nsm endpoint icmp-responder`
 pub async fn icmp_responder(mut settings: Settings, context: Context) -> Result<()> {
     let config = Config::read(&mut settings);
+    let (parts, _) = responder(&mut settings)?;
+    settings.finish()?;
+    config.serve(parts, context).await
+}
+
+/// The parts of an endpoint that gives addresses and what belongs to them, and its pools.
+pub(super) fn responder(settings: &mut Settings) -> Result<(Parts, Vec<IpNet>)> {
     let pools = settings.prefix_groups("cidr-prefix");
     let routes: Vec<IpNet> = settings.list("route");
     let strictness = if settings.choice("ipam-policy") == "strict" { IpamPolicy::Strict } else { IpamPolicy::Polite };
     let dns: Vec<DnsConfig> = settings.read("dns-configs", settings::dns_configs);
     let policies: PathBuf = settings.text("pbr-config-path");
-    settings.finish()?;
-
+    let all = pools.concat();
     let parts = Parts {
         reserve: vec![
             Box::new(Negotiate(vec![Box::new(KernelEnd(own_netns()?))])),
@@ -125,7 +132,18 @@ pub async fn icmp_responder(mut settings: Settings, context: Context) -> Result<
         onward: Box::new(End),
         wiring: Box::new(NoWires),
     };
-    config.serve(parts, context).await
+    Ok((parts, all))
+}
+
+/// Lets the kernel of this pod route. One where that is not ours to say may do so already.
+pub(super) fn forward(here: &Netns) -> Result<()> {
+    let net = Net::new(here)?;
+    for switch in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+        if let Err(error) = net.set_sysctl(switch, "1") {
+            tracing::warn!(%error, "packets find their way only where the kernel of this pod routes already");
+        }
+    }
+    Ok(())
 }
 
 /// `nsm endpoint passthrough`

@@ -9,6 +9,7 @@ pub mod endpoint;
 mod engine;
 pub mod firewall;
 pub mod forwarder;
+pub mod gateway;
 pub mod guard;
 pub mod identity;
 mod ids;
@@ -56,6 +57,13 @@ pub fn all() -> Vec<Program> {
             "Joins each client to the next endpoint of the service as far as rules permit",
             firewall::OPTIONS,
             firewall::run,
+        ),
+        Program::role("endpoint router", "Routes to networks behind its pod, behind its own address", &gateway::ROUTER, gateway::router),
+        Program::role(
+            "endpoint vpn-gateway",
+            "Routes to a network at the other end of a WireGuard tunnel",
+            &gateway::VPN_GATEWAY,
+            gateway::vpn_gateway,
         ),
         Program::role("endpoint vl3", "One network for the clients of all endpoints of its service", vl3::OPTIONS, vl3::run),
     ]

@@ -26,7 +26,6 @@ use nsm_hop::{
     reserve::Environment,
     role::{NoWires, Reserve, Role, Standing, Timing},
 };
-use nsm_linux::net::Net;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
@@ -131,7 +130,7 @@ impl Given {
 pub async fn run(settings: Settings, context: Context) -> Result<()> {
     let Given { config, servers, labels, looks, templates, listen, idle } = Given::read(settings)?;
     let here = own_netns()?;
-    forward(&here)?;
+    endpoint::forward(&here)?;
     let process = Process::start(&config.common, &context).await?;
     let changes = Changes::default();
     let mut addresses = Addresses::new(servers.len(), changes.clone());
@@ -258,15 +257,4 @@ fn origin(config: &Config, process: &Process, reserve: Vec<Box<dyn Reserve>>) ->
         generation: process.generation,
         timing: Timing { retry_max: MEND_PAUSE, ..Timing::default() },
     })
-}
-
-/// Lets the kernel of this pod route. One where that is not ours to say may do so already.
-fn forward(here: &Netns) -> Result<()> {
-    let net = Net::new(here)?;
-    for switch in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
-        if let Err(error) = net.set_sysctl(switch, "1") {
-            warn!(%error, "clients reach each other only where the kernel of this pod routes already");
-        }
-    }
-    Ok(())
 }
