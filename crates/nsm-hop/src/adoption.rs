@@ -5,21 +5,35 @@ use crate::role::Liveness;
 use futures::StreamExt;
 use nsm_api::*;
 use std::{collections::BTreeMap, time::Duration};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 
 /// Longest wait for the manager's answer. Without it everything is asked for anew.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one that cannot be asked is asked again: it may be starting, or may still have to learn that the authority of
+/// this client's certificate is another than yesterday. To ask anew what one has is the end of what one has.
+const INSISTING: Duration = Duration::from_secs(1);
+/// Pause in between.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Connections of `name` by the id that it gave them.
 pub async fn former(manager: &dyn NetworkServiceApi, name: &HopName) -> BTreeMap<ConnectionId, Connection> {
     let pattern = SegmentPattern { name: name.as_str().to_owned(), ..SegmentPattern::default() };
     let selector = Selector { segments: vec![pattern], services: vec![] };
-    let first = async {
-        let mut events = manager.monitor(selector, Caller::within(PATIENCE)).await?;
+    let first = async || {
+        let mut events = manager.monitor(selector.clone(), Caller::within(PATIENCE)).await?;
         events.next().await.transpose()
     };
-    match timeout(PATIENCE, first).await {
+    let begun = Instant::now();
+    let insisting = async {
+        loop {
+            match first().await {
+                Err(_) if begun.elapsed() < INSISTING => sleep(AGAIN).await,
+                answer => return answer,
+            }
+        }
+    };
+    match timeout(PATIENCE, insisting).await {
         Ok(Ok(Some(event))) => {
             event.connections.into_values().filter_map(|connection| Some((own_id(&connection, name)?, connection))).collect()
         }
@@ -126,6 +140,39 @@ mod tests {
             assert_eq!(connection.mechanism.is_none(), state == State::ReselectRequested);
             assert_eq!(connection.network_service_endpoint_name.is_none(), state == State::ReselectRequested);
         }
+    }
+
+    /// Cannot be asked for so many times, then tells what it knows.
+    struct Late(std::sync::Mutex<u32>);
+
+    #[async_trait]
+    impl NetworkServiceApi for Late {
+        async fn request(&self, _: Request, _: Caller) -> Result<Answer> {
+            unreachable!("nothing is asked for")
+        }
+        async fn close(&self, _: Connection, _: Files, _: Caller) -> Result<()> {
+            unreachable!("nothing is closed")
+        }
+        async fn monitor(&self, _: Selector, _: Caller) -> Result<Events> {
+            let mut left = self.0.lock().unwrap();
+            if *left > 0 {
+                *left -= 1;
+                return Err(Error::new(Kind::Unavailable, "manager", "is not trusted yet", "wait"));
+            }
+            let connections = [(ConnectionId::new("m0").unwrap(), had())].into();
+            Ok(futures::stream::iter([Ok(ConnectionEvent { kind: EventKind::InitialStateTransfer, connections })]).boxed())
+        }
+    }
+
+    /// A20: a client that starts together with a new authority does not ask anew for what it has.
+    #[tokio::test(start_paused = true)]
+    async fn a_manager_that_cannot_be_asked_yet_is_asked_again() {
+        let name = HopName::new("c").unwrap();
+        let found = former(&Late(5.into()), &name).await;
+        assert_eq!(found.keys().map(ConnectionId::as_str).collect::<Vec<_>>(), ["c-0"]);
+        let begun = Instant::now();
+        assert!(former(&Late(u32::MAX.into()), &name).await.is_empty());
+        assert!(begun.elapsed() >= INSISTING && begun.elapsed() < PATIENCE);
     }
 
     #[tokio::test]
