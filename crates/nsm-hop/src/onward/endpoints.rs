@@ -78,11 +78,7 @@ impl Onward for Endpoints {
     }
 
     fn asked(&self, candidate: &Candidate, agreed: std::result::Result<(), &Error>) {
-        match (&candidate.registered, agreed) {
-            (Some(name), Ok(())) => self.avoided.reached(name),
-            (Some(name), Err(error)) => self.avoided.failed(name, error),
-            (None, _) => {}
-        }
+        self.avoided.asked(candidate, agreed);
     }
 
     async fn moved(&self, candidate: &Candidate) -> Option<Candidate> {
@@ -116,7 +112,7 @@ impl Endpoints {
         let service = lookup::service(registry, connection).await?;
         let lives = |endpoint: &NetworkServiceEndpoint| endpoint.expiration_time.is_none_or(|end| end > now);
         // Who could not be reached just now is not chosen, so that a lesser rule may apply; unless there is nobody else.
-        let well = |endpoint: &NetworkServiceEndpoint| lives(endpoint) && !self.avoided.avoids(&endpoint.name);
+        let well = |endpoint: &NetworkServiceEndpoint| lives(endpoint) && !self.avoided.avoids(endpoint);
         let mut selection = lookup::matched(registry, &service, &connection.labels, well).await?;
         // The way that was left is still in the path. Who was on it may be the one that carries nothing: last choice.
         let reselects = connection.state == State::ReselectRequested;

@@ -81,7 +81,7 @@ impl Keeper {
     async fn run(self, mut stopped: oneshot::Receiver<()>) {
         let mut failures = 0;
         loop {
-            match self.registry.register_endpoint(self.endpoint.clone(), self.socket.clone(), Caller::within(CALL_TIMEOUT)).await {
+            let pause = match self.register().await {
                 Ok(stored) => {
                     failures = 0;
                     if !self.agreed.send_replace(true) {
@@ -91,8 +91,11 @@ impl Keeper {
                     // Two thirds of the life; without an end nothing needs to be repeated, but a lost registry is noticed.
                     let again = Instant::now() + left.map_or(Duration::from_secs(3600), |left| left.mul_f64(2.0 / 3.0));
                     tokio::select! {
-                        () = sleep_until(again) => {}
-                        () = self.lost() => info!("the registry lost this endpoint; registering again"),
+                        () = sleep_until(again) => continue,
+                        pause = self.lost() => {
+                            info!("the registry lost this endpoint; registering again");
+                            pause
+                        }
                         _ = &mut stopped => return,
                     }
                 }
@@ -100,32 +103,35 @@ impl Keeper {
                     warn!(%error, "not registered; trying again");
                     self.context.notify.status(&error.to_string());
                     failures += 1;
+                    PAUSE.0.saturating_mul(1 << failures.min(10)).min(PAUSE.1).mul_f64(rand::random_range(0.5..1.0))
                 }
-            }
-            if failures > 0 {
-                let pause = PAUSE.0.saturating_mul(1 << failures.min(10)).min(PAUSE.1);
-                tokio::select! {
-                    () = sleep(pause.mul_f64(rand::random_range(0.5..1.0))) => {}
-                    _ = &mut stopped => return,
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = &mut stopped => {
+                    // A manager that does not know us (any more) may not pass on the farewell.
+                    let _ = self.register().await;
+                    return;
                 }
             }
         }
     }
 
-    /// Resolves when the registry no longer has the endpoint, or has gone.
-    async fn lost(&self) {
+    async fn register(&self) -> Result<NetworkServiceEndpoint> {
+        self.registry.register_endpoint(self.endpoint.clone(), self.socket.clone(), Caller::within(CALL_TIMEOUT)).await
+    }
+
+    /// Resolves when the registry no longer has the endpoint, or has gone; with the time until the next try.
+    async fn lost(&self) -> Duration {
         let query = EndpointQuery { name: Some(self.endpoint.name.clone()), watch: true, ..EndpointQuery::default() };
-        let Ok(mut updates) = self.registry.find_endpoints(query, Caller::default()).await else {
-            sleep(PAUSE.1).await;
-            return;
-        };
+        let Ok(mut updates) = self.registry.find_endpoints(query, Caller::default()).await else { return PAUSE.1 };
         while let Some(Ok((update, _))) = updates.next().await {
             if update.deleted {
-                return;
+                return Duration::ZERO;
             }
         }
         // Everybody notices a lost registry at the same time, and must not come back at the same time.
-        sleep(PAUSE.0.mul_f64(rand::random_range(0.0..5.0))).await;
+        PAUSE.0.mul_f64(rand::random_range(0.0..5.0))
     }
 }
 
