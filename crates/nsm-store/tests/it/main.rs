@@ -8,7 +8,8 @@ mod crash;
 mod durable;
 mod etcd;
 mod history;
-mod linear;
 mod medium;
 mod model;
 mod partition;
+
+use nsm_sim::linear;
