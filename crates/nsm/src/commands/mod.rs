@@ -44,5 +44,7 @@ pub(crate) fn all() -> Vec<Program> {
         Program::tool("delete endpoint", "Remove endpoints from the registry", delete::OPTIONS, delete::endpoints),
         Program::tool("doctor", "Say whether this machine can carry the mesh, and what to do if not", doctor::OPTIONS, doctor::run),
         Program::tool("sim run", "Play a topology with everything that can go wrong, in simulated time", sim::OPTIONS, sim::run),
+        Program::tool("sim what-if", "Say what becomes of a topology when something happens to it", sim::WHAT_IF_OPTIONS, sim::what_if),
+        Program::tool("sim script", "Play a script of a small domain, and show what it says", sim::SCRIPT_OPTIONS, sim::script),
     ]
 }
