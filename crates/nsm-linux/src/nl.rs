@@ -281,6 +281,8 @@ impl Socket {
             bytes.resize(bytes.len().next_multiple_of(4), 0);
         }
         rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, &bytes, SendFlags::empty()))?;
+        #[cfg(debug_assertions)]
+        sudden_end::after(&bytes);
         let mut exchange = Exchange { first, replies: vec![], answers: vec![None; messages.len()], interrupted: false };
         let silent = |place: usize| flags(place) == NLM_F_REQUEST;
         while exchange.answers.iter().enumerate().any(|(place, answer)| answer.is_none() && !silent(place))
@@ -290,6 +292,30 @@ impl Socket {
             exchange.take(&self.buffer[..read]);
         }
         Ok(exchange)
+    }
+}
+
+/// In builds for tests: the end of this process right after a change of the kernel, whichever a test asks for.
+#[cfg(debug_assertions)]
+mod sudden_end {
+    use super::read_u16;
+    use rustix::process::{Signal, getpid, kill_process};
+    use std::sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    /// The number of the change, from 1 on; nothing is counted when it is not said.
+    static AT: LazyLock<Option<u64>> = LazyLock::new(|| std::env::var("NSM_TEST_END_AFTER_CHANGE").ok()?.parse().ok());
+    static CHANGES: AtomicU64 = AtomicU64::new(0);
+
+    /// One send that the kernel has acted on. Questions do not count: the lowest bits of their types are 2.
+    pub(super) fn after(bytes: &[u8]) {
+        let Some(at) = *AT else { return };
+        let question = read_u16(bytes, 4).is_some_and(|kind| kind & 3 == 2);
+        if !question && CHANGES.fetch_add(1, Ordering::SeqCst) + 1 == at {
+            let _ = kill_process(getpid(), Signal::KILL); // nothing of ours runs after this
+        }
     }
 }
 

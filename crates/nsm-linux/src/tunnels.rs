@@ -33,7 +33,7 @@ pub trait Tunnels: Send + Sync {
     /// Makes a tunnel and its device, marked. One that is there with the same settings is a success; its device stays
     /// the same when the maker has been restarted meanwhile. Other settings for the same device are taken over.
     fn add(&self, tunnel: &EncryptedTunnel) -> Result<()>;
-    /// The tunnel with this device, as it is.
+    /// The tunnel with this device, as it is; also when the device has gone and its maker still has the tunnel.
     fn find(&self, at: &Iface) -> Result<Option<TunnelSettings>>;
     /// Ends a tunnel, and its device unless that has gone before. One that is not there is a success.
     fn remove(&self, netns: InodeKey, name: &str) -> Result<()>;

@@ -53,7 +53,6 @@ pub(crate) const RTM_NEWTFILTER: u16 = 44;
 pub(crate) const RTM_DELTFILTER: u16 = 45;
 pub(crate) const RTM_GETTFILTER: u16 = 46;
 pub(crate) const RTM_NEWLINKPROP: u16 = 108;
-pub(crate) const RTM_DELLINKPROP: u16 = 109;
 
 pub(crate) const AF_UNSPEC: u8 = 0;
 pub(crate) const AF_INET: u8 = 2;

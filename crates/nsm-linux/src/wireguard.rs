@@ -103,7 +103,10 @@ impl Tunnels for KernelWireguard {
         let message = genl(self.family, WG_CMD_GET_DEVICE).text(WGDEVICE_A_IFNAME, at.name.as_str());
         let replies = match in_namespace(&at.netns, |socket| socket.dump(message))? {
             Ok(replies) => replies,
-            Err(refusal) if [Errno::NODEV, Errno::OPNOTSUPP].contains(&refusal.errno) => return Ok(None),
+            Err(refusal) if [Errno::NODEV, Errno::OPNOTSUPP].contains(&refusal.errno) => {
+                self.places().remove(&(at.netns.key, at.name.as_str().to_owned())); // no namespace is kept for it
+                return Ok(None);
+            }
             Err(refusal) => return Err(refused(format!("encrypted tunnel {:?}", at.name.as_str()), "look at it", refusal)),
         };
         // The kernel listens on all addresses: which one was asked for only we remember.

@@ -155,7 +155,7 @@ impl Tunnels for Remote {
             Err(error) if error.kind == Kind::Unavailable => return Ok(None),
             found => found?,
         };
-        Ok(found.filter(|state| !state.gone).map(|state| TunnelSettings {
+        Ok(found.map(|state| TunnelSettings {
             key: TunnelKey { public: kernel::PublicKey(*state.public.bytes()), private: None },
             local: state.listen,
             peer: kernel::PublicKey(*state.peer.bytes()),

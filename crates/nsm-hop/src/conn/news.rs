@@ -5,7 +5,7 @@
 
 use super::{Conn, Entered, Incoming};
 use crate::{
-    role::Standing,
+    role::{Standing, WirePlan},
     watch::{What, look, says_the_same},
 };
 use futures::future::BoxFuture;
@@ -57,6 +57,7 @@ impl Conn {
         };
         let Some(what) = what else { return };
         self.publish(&what);
+        self.let_go(&what);
         if self.role.standing == Standing::Origin && self.troubled(&what, fresh) {
             self.mend().await;
         }
@@ -84,6 +85,18 @@ impl Conn {
         if !says_the_same(&before, &now) {
             info!(state = ?now.state, "news of the next hop");
             self.monitors.update(now);
+        }
+    }
+
+    /// Who has no wires needs no namespaces for a connection that the hops behind do not have: if it is asked for again, they
+    /// come along again. A pod that has died is not kept by that.
+    fn let_go(&mut self, what: &What) {
+        let Some(plan) = self.up.as_mut().filter(|plan| plan.wires == WirePlan::default()) else { return };
+        if self.role.standing == Standing::Server && matches!(what, What::Gone) {
+            plan.files = Files::default();
+            if let Some(sent) = &mut plan.sent {
+                (sent.files, sent.request.files) = Default::default();
+            }
         }
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Found {
     pub(super) link: Link,
     /// Its tag is missing or of an older generation and has to be written, or somebody has taken it down.
     pub(super) stale: bool,
+    /// It is out of use and only waits to be deleted.
+    pub(super) doomed: bool,
 }
 
 impl<'a> Job<'a> {
@@ -75,8 +77,9 @@ impl<'a> Job<'a> {
     fn judge(&self, iface: &Iface, link: Link) -> Result<Option<Found>> {
         match self.tag.whose(&link) {
             // Whoever took it down did not ask us.
-            Whose::Ours => Ok(Some(Found { stale: !link.up(), link })),
-            Whose::Older => Ok(Some(Found { link, stale: true })),
+            Whose::Ours => Ok(Some(Found { stale: !link.up(), doomed: false, link })),
+            Whose::Older => Ok(Some(Found { link, stale: true, doomed: false })),
+            Whose::Doomed => Ok(Some(Found { link, stale: false, doomed: true })),
             Whose::Foreign => Ok(None),
             Whose::Newer => {
                 let reason = format!("fenced: a newer process owns it ({})", link.alias);

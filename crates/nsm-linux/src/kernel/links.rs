@@ -44,7 +44,7 @@ pub(super) fn add(inner: &Inner, job: &mut Job, wanted: &Link) -> Result<Vec<(If
     let mut places = BTreeSet::new();
     for (iface, ours) in &found {
         // A tunnel whose maker has lost it, or that is to lead elsewhere, keeps its device and all that is on it.
-        let kept = |ours: &Found| matches!(wanted, Link::Wireguard { .. }) && ours.link.is_encrypted();
+        let kept = |ours: &Found| matches!(wanted, Link::Wireguard { .. }) && ours.link.is_encrypted() && !ours.doomed;
         match ours {
             Some(ours) if kept(ours) => adopt(job, iface, ours)?,
             Some(ours) => {
@@ -97,6 +97,9 @@ fn pinhole(link: &Link) -> Option<Pinhole> {
 }
 
 fn is_whole(inner: &Inner, job: &mut Job, wanted: &Link, found: &[(&Iface, Option<Found>)]) -> Result<bool> {
+    if found.iter().any(|(_, ours)| ours.as_ref().is_some_and(|ours| ours.doomed)) {
+        return Ok(false);
+    }
     match (wanted, found) {
         (Link::Veth { .. }, [(a, Some(here)), (b, Some(there))]) => job.paired((&here.link, &a.netns), (&there.link, &b.netns)),
         (Link::Vxlan { local, remote, vni, port, .. }, [(_, Some(found))]) => {
@@ -202,7 +205,7 @@ pub(super) fn adopt(job: &mut Job, iface: &Iface, found: &Found) -> Result<()> {
 fn mark(job: &mut Job, iface: &Iface, index: u32) -> Result<()> {
     let alias = job.tag.to_string();
     let up = Message::new(RTM_SETLINK, 0, &link_fixed(index, IFF_UP, IFF_UP)).bytes(IFLA_IFALIAS, alias.as_bytes());
-    let messages = vec![up, second_name(RTM_NEWLINKPROP, index, &job.tag, &iface.name)];
+    let messages = vec![up, second_name(index, &job.tag, &iface.name)];
     let mut answers = job.socket(&iface.netns)?.change(messages).into_iter();
     let failed = |refusal: Refusal| refused(describe(iface), "tag it and bring it up", refusal);
     answers.next().unwrap_or(Ok(())).map_err(failed)?;
@@ -212,9 +215,8 @@ fn mark(job: &mut Job, iface: &Iface, index: u32) -> Result<()> {
     }
 }
 
-fn second_name(kind: u16, index: u32, tag: &Tag, name: &IfName) -> Message {
-    let flags = if kind == RTM_NEWLINKPROP { NLM_F_CREATE | NLM_F_EXCL } else { 0 };
-    let message = Message::new(kind, flags, &link_fixed(index, 0, 0));
+fn second_name(index: u32, tag: &Tag, name: &IfName) -> Message {
+    let message = Message::new(RTM_NEWLINKPROP, NLM_F_CREATE | NLM_F_EXCL, &link_fixed(index, 0, 0));
     message.nest(IFLA_PROP_LIST | NLA_F_NESTED, |list| list.text(IFLA_ALT_IFNAME, &tag.second_name(name)))
 }
 
@@ -250,18 +252,18 @@ pub(super) fn remove(inner: &Inner, job: &mut Job, link: &Link) -> Result<BTreeS
     Ok(places)
 }
 
-/// Takes a link out of use at once: down, nameless, and in the group that goes together.
+/// Takes a link out of use at once: down, nameless, and in the group that goes together. By its second name it is still
+/// found, should we end before it is deleted.
 fn doom(job: &mut Job, iface: &Iface, found: &Found) -> Result<()> {
     let index = found.link.index;
-    let unnamed = second_name(RTM_DELLINKPROP, index, &job.tag, &iface.name);
-    take_out(job.socket(&iface.netns)?, index, Some(unnamed)).map_err(|refusal| refused(describe(iface), "take it out of use", refusal))
+    take_out(job.socket(&iface.netns)?, index).map_err(|refusal| refused(describe(iface), "take it out of use", refusal))
 }
 
 /// The same for any link of this index.
-pub(super) fn take_out(socket: &mut Socket, index: u32, also: Option<Message>) -> std::result::Result<(), Refusal> {
+pub(super) fn take_out(socket: &mut Socket, index: u32) -> std::result::Result<(), Refusal> {
     let down = Message::new(RTM_SETLINK, 0, &link_fixed(index, 0, IFF_UP));
     let doomed = Message::new(RTM_SETLINK, 0, &link_fixed(index, 0, 0)).text(IFLA_IFNAME, &format!("nsm~{index}")).u32(IFLA_GROUP, DOOMED);
-    let answers = socket.change([down].into_iter().chain(also).chain([doomed]).collect());
+    let answers = socket.change(vec![down, doomed]);
     match answers.into_iter().next_back() {
         Some(Err(refusal)) if refusal.errno != Errno::NODEV => Err(refusal),
         _ => Ok(()),

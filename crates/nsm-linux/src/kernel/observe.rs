@@ -27,7 +27,7 @@ pub(super) fn observe(inner: &Inner, job: &mut Job, about: &Wires) -> Result<Wir
         }
     }
     let mut wires = splice::observe(job, &places, about)?;
-    for (on, ours) in &found {
+    for (on, ours) in found.iter().filter(|(_, ours)| !ours.doomed) {
         // On a link that is down nothing works, and some of it the kernel has removed without a word.
         if ours.link.up() {
             wires.extend(on_link(job, on, ours, about)?);
@@ -40,7 +40,9 @@ pub(super) fn observe(inner: &Inner, job: &mut Job, about: &Wires) -> Result<Wir
     }
     let indexes = found.iter().map(|(on, ours)| (on.clone(), ours.link.index)).collect();
     wires.extend(policy::observe(job, &indexes, about)?);
-    wires.extend(pairs(job, &found, about)?);
+    let pairs = pairs(job, &found, about)?;
+    wires.extend(remnants(&found, &pairs, about));
+    wires.extend(pairs);
     wires.extend(about.iter().filter_map(|wire| as_it_is(wire, &found)));
     Ok(wires)
 }
@@ -113,12 +115,27 @@ fn pairs(job: &mut Job, found: &BTreeMap<Iface, Found>, about: &Wires) -> Result
     let mut wires = Wires::new();
     for (a, here) in found {
         for (b, there) in found.range(a..).skip(1) {
-            if job.paired((&here.link, &a.netns), (&there.link, &b.netns))? {
+            if !here.doomed && !there.doomed && job.paired((&here.link, &a.netns), (&there.link, &b.netns))? {
                 wires.insert(Wire::Link(oriented(a, b, about)));
             }
         }
     }
     Ok(wires)
+}
+
+/// What is left of a link that somebody was about to remove, or that lost its other end: a cable from an interface to
+/// itself, which nobody wants.
+fn remnants(found: &BTreeMap<Iface, Found>, pairs: &Wires, about: &Wires) -> Wires {
+    let ends = |wires: &Wires| -> BTreeSet<Iface> {
+        let of = |wire: &Wire| if let Wire::Link(link) = wire { link.ifaces().into_iter().cloned().collect() } else { vec![] };
+        wires.iter().flat_map(of).collect()
+    };
+    let (whole, asked) = (ends(pairs), ends(about));
+    let is_remnant = |(on, ours): &(&Iface, &Found)| {
+        let lost = ours.link.kind == "veth" && !whole.contains(on);
+        asked.contains(*on) && (ours.doomed || lost)
+    };
+    found.iter().filter(is_remnant).map(|(on, _)| Wire::Link(Link::Veth { a: on.clone(), b: on.clone() })).collect()
 }
 
 /// A pair the way round in which `about` names it, or one of its ends.

@@ -124,7 +124,7 @@ fn remove(inner: &super::Inner, job: &mut Job, netns: &Netns, indexes: &[u32]) -
         }
         let socket = job.socket(netns)?;
         policy::drop_through(socket, *index).map_err(failed)?;
-        links::take_out(socket, *index, None).map_err(failed)?;
+        links::take_out(socket, *index).map_err(failed)?;
         removed += 1;
     }
     links::reap(inner, job, &BTreeSet::from([netns.clone()]))?;

@@ -32,6 +32,8 @@ pub(super) enum Whose {
     Older,
     /// Taken over by a newer process.
     Newer,
+    /// It was ours and is out of use; whoever took it out ended before it was deleted.
+    Doomed,
     /// Somebody else's.
     Foreign,
 }
@@ -80,7 +82,7 @@ impl Tag {
     pub(super) fn whose(&self, link: &Link) -> Whose {
         match Tag::parse(&link.alias) {
             Some(there) if (&there.hop, &there.connection) != (&self.hop, &self.connection) => Whose::Foreign,
-            _ if link.group == DOOMED => Whose::Foreign, // on its way out
+            Some(_) if link.group == DOOMED => Whose::Doomed,
             Some(there) if there.generation == self.generation => Whose::Ours,
             Some(there) if there.generation < self.generation => Whose::Older,
             Some(_) => Whose::Newer,
@@ -148,7 +150,9 @@ mod tests {
             ("", mine.group(), Whose::Older),
             ("", 0, Whose::Foreign),
             ("uplink", mine.group(), Whose::Foreign),
-            ("nsm:fwd:c:5", DOOMED, Whose::Foreign),
+            ("nsm:fwd:c:5", DOOMED, Whose::Doomed),
+            ("nsm:fwd:d:5", DOOMED, Whose::Foreign),
+            ("", DOOMED, Whose::Foreign),
         ] {
             assert_eq!(mine.whose(&tagged(alias, group)), whose, "{alias:?} {group:x}");
         }
