@@ -387,10 +387,16 @@ impl World {
         }
     }
 
-    /// It has not said goodbye: it was killed, or is somebody else's program, whose ways are its own.
+    /// It has not said goodbye: it was killed, has nobody any more to say it to, or is somebody else's program, whose ways are its own.
     fn is_silent(&self, name: &str) -> bool {
         let foreign = |spec: &crate::plan::Spec| spec.name == *name && spec.program.is_some();
-        self.silenced.contains(name) || self.plan.processes.iter().any(foreign)
+        let lab = &self.file.lab;
+        let of_node = |node: &&crate::schema::Node| {
+            name == format!("{}-forwarder", node.name)
+                || lab.endpoints.iter().any(|endpoint| endpoint.name == name && endpoint.node == node.name)
+        };
+        let alone = lab.nodes.iter().find(of_node).is_some_and(|node| self.was_ended(&node.name));
+        alone || self.silenced.contains(name) || self.plan.processes.iter().any(foreign)
     }
 
     /// Changes in the namespaces that do not go away by themselves.
