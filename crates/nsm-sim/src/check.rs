@@ -307,6 +307,11 @@ impl Folds {
                 world.violate(format!("I6: the events of {name} do not add up to its connections"));
             }
         }
+        self.compare_registry(world).await;
+    }
+
+    /// That of the registry, read to its present end.
+    pub(crate) async fn compare_registry(&mut self, world: &World) {
         let Some(stream) = &mut self.registry else { return };
         while let Some(Some(Ok((update, _)))) = unconstrained(stream.next()).now_or_never() {
             let name = update.endpoint.name.to_string();

@@ -122,6 +122,7 @@ async fn play(world: &World, faults: &[Timed]) -> Option<Duration> {
     ledger.judge(world).await?;
     trial::one(world).await?;
     drain(world).await?;
+    folds.compare_registry(world).await;
     Some(up_after)
 }
 

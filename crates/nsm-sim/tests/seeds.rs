@@ -74,6 +74,7 @@ fn mutations_can_be_made() {
     let blocks: Vec<&[&str]> = lines.split(|line| line.is_empty()).filter(|block| !block.is_empty()).collect();
     assert!(blocks.len() >= 20, "{} mutations", blocks.len());
     for block in blocks {
+        let block: Vec<&str> = block.iter().copied().filter(|line| !line.starts_with('?')).collect();
         let old: String = block[2..].iter().filter_map(|line| line.strip_prefix("- ")).map(|line| format!("{line}\n")).collect();
         let file = fs::read_to_string(root.join("../..").join(block[1])).unwrap();
         assert_eq!(file.matches(&old).count(), 1, "{}: bring its lines up to date in mutations.txt", block[0]);
