@@ -451,7 +451,8 @@ fn forwarder(lab: &Lab, files: &Files, node: &Node, number: usize) -> Spec {
 }
 
 fn endpoint(lab: &Lab, files: &Files, endpoint: &Endpoint) -> Spec {
-    let vl3 = lab.prefix_servers.iter().filter(|_| endpoint.kind == EndpointKind::Vl3);
+    let by_variable = endpoint.part.env.contains_key("NSM_PREFIX_SERVER_URL"); // which a flag would beat
+    let vl3 = lab.prefix_servers.iter().filter(|_| endpoint.kind == EndpointKind::Vl3 && !by_variable);
     let servers: Vec<String> = vl3.map(|server| unix(&files.prefix_server(&server.name))).collect();
     let args = Args::new(&["endpoint", endpoint.kind.as_str()])
         .with("--name", &*endpoint.name)

@@ -1,7 +1,7 @@
 //! The program `nsm`: command line, settings, telemetry, shutdown, and the roles.
 //!
 //! [`settings`] turns flags, variables and a file into one checked configuration; [`roles`] puts the
-//! parts of the other crates together; `commands` are the tools of a user. Not here: anything a hop
+//! parts of the other crates together; `commands` are the tools of a user; [`sdk`] is for endpoints of your own. Not here: anything a hop
 //! decides, anything the kernel does.
 
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod packet_engine;
 pub mod private;
 pub mod program;
 pub mod roles;
+pub mod sdk;
 pub mod settings;
 pub mod shutdown;
 mod start;

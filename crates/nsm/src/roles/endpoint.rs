@@ -28,7 +28,7 @@ use nsm_hop::{
 };
 use nsm_linux::net::Net;
 use nsm_policy::PolicySet;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
 /// Settings of `nsm endpoint icmp-responder`.
@@ -90,17 +90,17 @@ pub const PASSTHROUGH: &[Opt] = &[
     CLIENT_LABELS,
 ];
 const NAME: Opt = Opt::new("name", "NSM_NAME", "icmp-server", Shape::Text, "Name of this process in paths and in the registry");
-pub(super) const DIR: Opt = Opt::new("dir", "NSM_BASE_DIR", "./", Shape::Directory, "Where its socket is made");
+pub(crate) const DIR: Opt = Opt::new("dir", "NSM_BASE_DIR", "./", Shape::Directory, "Where its socket is made");
 const SERVICES: Opt = Opt::new("service-names", "NSM_SERVICE_NAMES", "icmp-responder", Shape::List, "Services that it provides");
-pub(super) const PAYLOAD: Opt =
+pub(crate) const PAYLOAD: Opt =
     Opt::new("payload", "NSM_PAYLOAD", "ETHERNET", Shape::OneOf(&["ETHERNET", "IP"]), "What the services carry, if it registers them");
-pub(super) const LABELS: Opt = Opt::new("labels", "NSM_LABELS", "", Shape::Map, "Labels that it advertises for its services");
-pub(super) const REGISTER_SERVICE: Opt =
+pub(crate) const LABELS: Opt = Opt::new("labels", "NSM_LABELS", "", Shape::Map, "Labels that it advertises for its services");
+pub(crate) const REGISTER_SERVICE: Opt =
     Opt::new("register-service", "NSM_REGISTER_SERVICE", "true", Shape::Bool, "Register the services, too");
-pub(super) const UNREGISTER: Opt = Opt::accepted("unregister-itself", "NSM_UNREGISTER_ITSELF");
-pub(super) const CLIENT_LABELS: Opt =
+pub(crate) const UNREGISTER: Opt = Opt::accepted("unregister-itself", "NSM_UNREGISTER_ITSELF");
+pub(crate) const CLIENT_LABELS: Opt =
     Opt::new("client-labels", "NSM_CLIENT_LABELS", "", Shape::Map, "Labels of the onward Request, instead of the client's");
-pub(super) const IDLE_TIMEOUT: Opt =
+pub(crate) const IDLE_TIMEOUT: Opt =
     Opt::new("idle-timeout", "NSM_IDLE_TIMEOUT", "0", Shape::Duration, "End after so long without any client; 0: never");
 /// Looks within one idle time.
 const IDLE_LOOKS: u32 = 20;
@@ -114,7 +114,7 @@ pub async fn icmp_responder(mut settings: Settings, context: Context) -> Result<
 }
 
 /// The parts of an endpoint that gives addresses and what belongs to them, and its pools.
-pub(super) fn responder(settings: &mut Settings) -> Result<(Parts, Vec<IpNet>)> {
+pub(crate) fn responder(settings: &mut Settings) -> Result<(Parts, Vec<IpNet>)> {
     let pools = settings.prefix_groups("cidr-prefix");
     let routes: Vec<IpNet> = settings.list("route");
     let strictness = if settings.choice("ipam-policy") == "strict" { IpamPolicy::Strict } else { IpamPolicy::Polite };
@@ -136,7 +136,7 @@ pub(super) fn responder(settings: &mut Settings) -> Result<(Parts, Vec<IpNet>)> 
 }
 
 /// Lets the kernel of this pod route. One where that is not ours to say may do so already.
-pub(super) fn forward(here: &Netns) -> Result<()> {
+pub(crate) fn forward(here: &Netns) -> Result<()> {
     let net = Net::new(here)?;
     for switch in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
         if let Err(error) = net.set_sysctl(switch, "1") {
@@ -162,19 +162,19 @@ pub async fn passthrough(mut settings: Settings, context: Context) -> Result<()>
 }
 
 /// What distinguishes one kind of endpoint from another.
-pub(super) struct Parts {
-    pub(super) reserve: Vec<Box<dyn Reserve>>,
-    pub(super) onward: Box<dyn Onward>,
-    pub(super) wiring: Box<dyn Wiring>,
+pub(crate) struct Parts {
+    pub(crate) reserve: Vec<Box<dyn Reserve>>,
+    pub(crate) onward: Box<dyn Onward>,
+    pub(crate) wiring: Box<dyn Wiring>,
 }
 
 /// What all kinds have.
-pub(super) struct Config {
-    pub(super) common: Common,
-    pub(super) name: HopName,
-    pub(super) manager: Target,
+pub(crate) struct Config {
+    pub(crate) common: Common,
+    pub(crate) name: HopName,
+    pub(crate) manager: Target,
     dir: PathBuf,
-    pub(super) services: Vec<ServiceName>,
+    pub(crate) services: Vec<ServiceName>,
     payload: Payload,
     labels: Labels,
     register_service: bool,
@@ -183,7 +183,7 @@ pub(super) struct Config {
 }
 
 impl Config {
-    pub(super) fn read(settings: &mut Settings) -> Config {
+    pub(crate) fn read(settings: &mut Settings) -> Config {
         Config {
             common: Common::read(settings),
             name: settings.text("name"),
@@ -198,12 +198,12 @@ impl Config {
         }
     }
 
-    pub(super) async fn serve(self, parts: Parts, context: Context) -> Result<()> {
+    pub(crate) async fn serve(self, parts: Parts, context: Context) -> Result<()> {
         self.serve_with(parts, None, context).await
     }
 
     /// The same with a kernel that is not the plain one.
-    pub(super) async fn serve_with(self, parts: Parts, kernel: Option<Arc<dyn Kernel>>, context: Context) -> Result<()> {
+    pub(crate) async fn serve_with(self, parts: Parts, kernel: Option<Arc<dyn Kernel>>, context: Context) -> Result<()> {
         let process = Process::start(&self.common, &context).await?;
         let mut role = self.role(&process, parts)?;
         role.kernel = kernel.unwrap_or(role.kernel);
@@ -217,7 +217,7 @@ impl Config {
         ended
     }
 
-    pub(super) fn role(&self, process: &Process, parts: Parts) -> Result<Role> {
+    pub(crate) fn role(&self, process: &Process, parts: Parts) -> Result<Role> {
         Ok(Role {
             name: self.name.clone(),
             standing: Standing::Server,
@@ -234,7 +234,7 @@ impl Config {
     }
 
     /// Listens, and is registered.
-    pub(super) async fn open(&self, process: &Process, hop: Hop, context: &Context) -> Result<(nsm_grpc::Served, Registration)> {
+    pub(crate) async fn open(&self, process: &Process, hop: Hop, context: &Context) -> Result<(nsm_grpc::Served, Registration)> {
         let path = self.socket();
         let served = process.serve(vec![Target::Unix(path.clone())], Some(Arc::new(hop)), None, context).await?;
         let registry = self.registry(process);
@@ -247,7 +247,7 @@ impl Config {
     }
 
     /// The registry, as its manager shows it.
-    pub(super) fn registry(&self, process: &Process) -> Arc<dyn RegistryApi> {
+    pub(crate) fn registry(&self, process: &Process) -> Arc<dyn RegistryApi> {
         guard::client(process.dialer.registry(&self.manager), self.policies.clone())
     }
 
@@ -256,8 +256,14 @@ impl Config {
         self.dir.join(format!("{}.sock", self.name.as_str().chars().map(safe).collect::<String>()))
     }
 
+    /// What another endpoint beside this one is told by variables.
+    pub(crate) fn told(&self) -> BTreeMap<String, String> {
+        let dir = self.dir.display().to_string();
+        BTreeMap::from([("NSM_CONNECT_TO".to_owned(), self.manager.to_string()), ("NSM_BASE_DIR".to_owned(), dir)])
+    }
+
     /// Those of the place and those that are set.
-    pub(super) fn all_labels(&self, context: &Context) -> Labels {
+    pub(crate) fn all_labels(&self, context: &Context) -> Labels {
         context.labels.clone().into_iter().chain(self.labels.clone()).collect()
     }
 
@@ -271,7 +277,7 @@ impl Config {
 }
 
 /// Starts the end of the process when for `idle` nobody was connected whom `counts` counts. Zero: never.
-pub(super) async fn end_when_idle(hop: Hop, idle: Duration, counts: fn(&Connection) -> bool, shutdown: Shutdown) {
+pub(crate) async fn end_when_idle(hop: Hop, idle: Duration, counts: fn(&Connection) -> bool, shutdown: Shutdown) {
     if idle.is_zero() {
         return;
     }

@@ -24,6 +24,7 @@ pub mod process;
 pub mod registration;
 pub mod registry;
 mod store;
+pub mod supplier;
 mod tunnels;
 pub mod vl3;
 
@@ -65,6 +66,7 @@ pub fn all() -> Vec<Program> {
             &gateway::VPN_GATEWAY,
             gateway::vpn_gateway,
         ),
+        Program::role("endpoint supplier", "Starts an endpoint when somebody needs one", supplier::OPTIONS, supplier::run),
         Program::role("endpoint vl3", "One network for the clients of all endpoints of its service", vl3::OPTIONS, vl3::run),
     ]
 }
