@@ -95,13 +95,22 @@ pub(crate) async fn run(mut settings: Settings, context: Context) -> Result<Exit
         shrinks,
         command: format!("nsm sim run{file} --minutes {minutes}{}", faults.map_or(String::new(), |file| format!(" --faults {file}"))),
     };
-    let report = tokio::task::spawn_blocking(move || series(&play)).await;
-    let report = report.map_err(|failed| Error::internal("the simulation", failed.to_string()))??;
+    let report = played(move || series(&play)).await?;
     match context.output {
         Output::Json => table::say(&table::json_line(&report)?)?,
         Output::Text => table::say(&text(&report))?,
     }
     Ok(if report.ok { Exit::Ok } else { Exit::Failed })
+}
+
+/// Runs `play` on a thread of its own, without a word of the hops: what they say is about faults that are wanted.
+async fn played<T: Send + 'static>(play: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(move || quietly(play)).await;
+    done.unwrap_or_else(|failed| Err(Error::internal("the simulation", failed.to_string())))
+}
+
+fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::default(), work)
 }
 
 /// One fault a line; empty lines and what begins with `#` count for nothing.
@@ -117,7 +126,7 @@ fn series(play: &Play) -> Result<Report> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let work = || {
         let turns = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed)).take_while(|seed| play.seeds.contains(seed));
-        turns.map(|seed| one(play, seed)).collect::<Result<Vec<Outcome>>>()
+        quietly(|| turns.map(|seed| one(play, seed)).collect::<Result<Vec<Outcome>>>())
     };
     let mut outcomes = thread::scope(|scope| {
         let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();

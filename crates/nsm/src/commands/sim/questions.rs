@@ -1,6 +1,6 @@
 //! `nsm sim what-if` and `nsm sim script`.
 
-use super::{TOPOLOGY, lab};
+use super::{TOPOLOGY, lab, played};
 use crate::{
     commands::table,
     context::{Context, Output},
@@ -42,8 +42,7 @@ pub(crate) async fn what_if(mut settings: Settings, context: Context) -> Result<
     }
     settings.finish()?;
     let topology = lab::named(&files)?;
-    let report = tokio::task::spawn_blocking(move || answer(&topology, zone, seed)).await;
-    let report = report.map_err(|failed| Error::internal("the simulation", failed.to_string()))??;
+    let report = played(move || answer(&topology, zone, seed)).await?;
     if let (Some(file), Some(worst)) = (svg, report.answers.iter().max_by_key(|answer| (answer.lost, answer.longest_silence_ms))) {
         fs::write(&file, picture(worst))
             .map_err(|error| Error::invalid(format!("file {file:?}"), error.to_string(), "name a file that can be written"))?;
@@ -89,10 +88,9 @@ pub(crate) async fn script(mut settings: Settings, _: Context) -> Result<Exit> {
     };
     let before = files.first().map(read).transpose()?.unwrap_or_default();
     let script = before.clone();
-    let played = tokio::task::spawn_blocking(move || scripts::play(&script)).await;
-    let played = played.map_err(|failed| Error::internal("the simulation", failed.to_string()))??;
-    table::say(played.trim_end())?;
+    let after = played(move || scripts::play(&script)).await?;
+    table::say(after.trim_end())?;
     // What a script says beside its commands is what it expects.
     let expects = before.lines().any(|line| !line.is_empty() && !line.starts_with(['#', '>']));
-    Ok(if expects && played != before { Exit::Failed } else { Exit::Ok })
+    Ok(if expects && after != before { Exit::Failed } else { Exit::Ok })
 }
