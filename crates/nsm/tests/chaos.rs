@@ -20,12 +20,12 @@ fn lab(words: &[&str]) -> Value {
 /// A2, A8, A11, A14, A20, B8; I1, I2, I3, I4, I6: every role alone, and with every fault.
 #[test]
 fn chaos_loses_nothing_and_leaves_nothing() {
-    let outcome = lab(&["chaos", "--vwires", "6", "--alone"]);
+    let outcome = lab(&["chaos", "--vwires", "8", "--alone"]);
     let cases = outcome["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 21);
+    assert_eq!(cases.len(), 24);
     let plain = cases.iter().filter(|case| case["roles"][0] != "packet");
     assert!(plain.clone().all(|case| case["lost"] == 0 && case["sent"].as_u64() > Some(500)), "{outcome:#}");
-    assert_eq!(plain.count(), 18);
+    assert_eq!(plain.count(), 21);
 }
 
 /// B6: loss and jitter are no reason to heal. The long form: `nsm lab heals --lossy 10`.

@@ -5,11 +5,12 @@ use serde::Serialize;
 use std::time::Duration;
 
 /// The roles, and the processes that play them in the stage of this run.
-const ROLES: [(&str, &[&str]); 7] = [
+const ROLES: [(&str, &[&str]); 8] = [
     ("identity", &["identity"]),
     ("registry", &["registry"]),
     ("manager", &["node-1-manager", "node-2-manager"]),
     ("forwarder", &["node-1-forwarder", "node-2-forwarder"]),
+    ("node", &["node-3"]),
     ("endpoint", &["near", "far"]),
     ("client", &["client-0", "client-1"]),
     ("packet", &["node-1-packet", "node-2-packet"]),
@@ -116,13 +117,13 @@ mod tests {
     #[test]
     fn every_role_and_every_pair_meets_every_fault_and_the_seed_decides_the_rest() {
         let all = cases(1, false);
-        // Seven roles, 21 pairs of different ones, and five of two processes of one role.
-        assert_eq!(all.len(), 3 * (7 + 21 + 5));
+        // Eight roles, 28 pairs of different ones, and five of two processes of one role.
+        assert_eq!(all.len(), 3 * (8 + 28 + 5));
         let kinds: BTreeSet<(Vec<&str>, &str)> = all.iter().map(|case| (case.roles.clone(), case.fault.word())).collect();
         assert_eq!(kinds.len(), all.len());
         assert!(all.iter().all(|case| case.victims.len() == case.roles.len() && case.victims.first() != case.victims.get(1)));
         assert_eq!(all, cases(1, false));
         assert_ne!(all, cases(2, false));
-        assert_eq!(cases(1, true), all[..21]);
+        assert_eq!(cases(1, true), all[..24]);
     }
 }

@@ -110,7 +110,7 @@ mod tests {
         let outcome = Outcome { ok: false, seed: 1, vwires: 6, seconds: 61.0, sent: 2100, lost: 0, cases, left: vec![] };
         let (text, svg) = (text(&outcome, "nsm 1"), picture(&outcome));
         assert_eq!(text.lines().filter(|line| line.ends_with("✓ |") || line.ends_with("✗ |")).count(), count);
-        assert!(text.contains("**20 of 21 cases held**") && text.contains("gone: link <7>"), "{text}");
+        assert!(text.contains("**23 of 24 cases held**") && text.contains("gone: link <7>"), "{text}");
         assert_eq!(svg.matches("<rect x=").count(), count);
         assert_eq!(svg.matches("#c62828").count(), 1);
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));

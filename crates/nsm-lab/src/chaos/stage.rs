@@ -11,9 +11,9 @@ use std::{collections::BTreeSet, fmt::Write, net::IpAddr};
 
 /// vWires of one client.
 const EACH: u32 = 10;
-/// Which service the vWires of a client ask for, one after the other: within the node, to the other node in plain text and
-/// encrypted.
-const MIX: [&str; EACH as usize] = ["near", "far", "secret", "near", "far", "near", "far", "near", "far", "near"];
+/// Which service the vWires of a client ask for, one after the other: within the node, to another node in plain text and
+/// encrypted, and to one that is a single process.
+const MIX: [&str; EACH as usize] = ["near", "far", "secret", "third", "near", "far", "near", "far", "third", "near"];
 /// Clients at least: two of them may fall at the same time.
 const MIN_CLIENTS: u32 = 2;
 /// Descriptors of a process besides those of its connections.
@@ -36,15 +36,21 @@ metadata: {name: secret}
 spec: {payload: IP}
 ---
 apiVersion: networkservicemesh.io/v1
+kind: NetworkService
+metadata: {name: third}
+spec: {payload: ETHERNET}
+---
+apiVersion: networkservicemesh.io/v1
 kind: Lab
 metadata: {name: chaos}
 spec:
   registry: {env: {NSM_STORE: "file:{files}/registry"}}
-  nodes: [{name: node-1}, {name: node-2}]
+  nodes: [{name: node-1}, {name: node-2}, {name: node-3, combined: true}]
   endpoints:
   - {name: near, node: node-1, services: [near], payload: IP, cidr: [10.81.0.0/16]}
   - {name: far, node: node-2, services: [far], payload: ETHERNET, cidr: [10.82.0.0/16]}
   - {name: secret, node: node-2, services: [secret], payload: IP, cidr: [10.83.0.0/16]}
+  - {name: third, node: node-3, services: [third], payload: ETHERNET, cidr: [10.86.0.0/16]}
   clients:
 "#;
 
@@ -108,11 +114,11 @@ mod tests {
 
     #[test]
     fn there_are_as_many_wires_as_asked_for_of_every_kind() {
-        for vwires in [6, 7, 20, 200] {
+        for vwires in [8, 9, 20, 200] {
             let (lab, services) = crate::read(&text(vwires)).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
             assert_eq!(lab.clients.iter().map(|client| client.services.len()).sum::<usize>(), vwires as usize);
-            assert_eq!((services.len(), lab.clients.len()), (3, (vwires as usize).div_ceil(10).max(2)));
-            for kind in ["//near/", "//far/", "//secret/"] {
+            assert_eq!((services.len(), lab.clients.len()), (4, (vwires as usize).div_ceil(10).max(2)));
+            for kind in ["//near/", "//far/", "//secret/", "//third/"] {
                 assert!(lab.clients[0].services.iter().any(|url| url.contains(kind)), "{vwires}: {kind}");
             }
         }

@@ -123,7 +123,7 @@ pub struct ChaosArgs {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// vWires that carry packets meanwhile.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(6..=2000))]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(8..=2000))]
     pub vwires: u32,
     /// Every role alone, and no pairs.
     #[arg(long)]
