@@ -43,7 +43,8 @@ impl Pause {
 }
 
 impl Avoided {
-    /// `candidate` was asked last. What a refusal says of the client and not of the way to the endpoint does not count.
+    /// `candidate` was asked last. What a refusal says of the client and not of the way to the endpoint does not count; nor
+    /// that it is not known there: after a restart of its manager that takes a moment.
     pub(super) fn asked(&self, candidate: &Candidate, agreed: Result<(), &Error>) {
         let Some(name) = &candidate.registered else { return };
         let (endpoint, manager) = (Whom::Endpoint(name.clone()), Whom::Manager(candidate.target.to_string()));
@@ -53,7 +54,7 @@ impl Avoided {
                 known.remove(&endpoint);
                 known.remove(&manager);
             }
-            Err(error) if !matches!(error.kind, Kind::Unavailable | Kind::Timeout | Kind::NotFound) => {}
+            Err(error) if !matches!(error.kind, Kind::Unavailable | Kind::Timeout) => {}
             // No hop behind has spoken.
             Err(error) if error.hop.is_empty() && !candidate.target.is_local() => self.failed(manager),
             Err(_) => self.failed(endpoint),
@@ -105,7 +106,8 @@ mod tests {
     async fn the_pause_grows_with_failures_in_a_row_and_is_bounded() {
         let (avoided, (one, candidate)) = (Avoided::default(), endpoint("e", "unix:///e"));
         avoided.asked(&candidate, Err(&error(Kind::Denied)));
-        assert!(!avoided.avoids(&one), "others may be allowed");
+        avoided.asked(&candidate, Err(&error(Kind::NotFound)));
+        assert!(!avoided.avoids(&one), "others may be allowed; and it may be known soon");
         for seconds in [1, 2, 4, 8, 16, 32, 32] {
             avoided.asked(&candidate, Err(&error(Kind::Unavailable)));
             advance(Duration::from_secs(seconds) / 2).await;
@@ -127,8 +129,8 @@ mod tests {
     async fn behind_a_manager_that_is_away_all_are_alike() {
         let avoided = Avoided::default();
         let ((one, candidate), (other, _)) = (endpoint("one", "tcp://10.0.0.1:5001"), endpoint("other", "tcp://10.0.0.1:5001"));
-        avoided.asked(&candidate, Err(&error(Kind::NotFound).at(&"far-manager".parse().unwrap())));
-        assert!(avoided.avoids(&one) && !avoided.avoids(&other), "the manager says so of this one");
+        avoided.asked(&candidate, Err(&error(Kind::Unavailable).at(&"far-forwarder".parse().unwrap())));
+        assert!(avoided.avoids(&one) && !avoided.avoids(&other), "somebody there says so of this one");
         avoided.asked(&candidate, Err(&error(Kind::Unavailable)));
         assert!(avoided.avoids(&one) && avoided.avoids(&other), "nobody speaks there");
         assert!(!avoided.avoids(&endpoint("third", "tcp://10.0.0.2:5001").0));
