@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used)] // a test's helpers fail like its body
 
 mod common;
+#[path = "common/encrypted.rs"]
+mod encrypted;
 
 use common::{MUST, Real};
 use nsm_api::{ConnectionId, HopName, Kind, MacAddr};
 use nsm_hop::{
     diff::diff,
-    kernel::{Disturbance, IfName, Iface, Kernel, Link, Netns, Op, Owner, PublicKey, Sentry, Traffic, TunnelKey, UnderlayMtu, Wire, Wires},
+    kernel::{Disturbance, IfName, Iface, Kernel, Link, Netns, Op, Owner, Sentry, Traffic, UnderlayMtu, Wire, Wires},
 };
 use nsm_linux::{
     Forgotten, LinuxKernel,
@@ -15,7 +17,7 @@ use nsm_linux::{
     netns,
     probe::{self, PingOptions},
 };
-use std::{os::fd::AsRawFd, sync::Arc, time::Duration};
+use std::{io::Write, os::fd::AsRawFd, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
 fn owner(connection: &str) -> Owner {
@@ -309,39 +311,15 @@ fn filters(netns: &Netns) -> Vec<String> {
 
 /// The kernel's own WireGuard, where there is one; elsewhere this says so, and that nobody pretends there is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_kernels_wireguard_joins_two_pods() {
+async fn the_kernels_wireguard_conforms() {
     let (world, _) = Real::new();
     let made = netns::run_in_blocking(world.node.netns(), nsm_linux::KernelWireguard::open).unwrap().unwrap();
     let told = nsm_linux::features().into_iter().any(|feature| feature.name == "WireGuard" && feature.present);
     assert_eq!(made.is_some(), told);
-    let Some(tunnels) = made else {
-        println!("not run: this kernel has no WireGuard; `nsm packet` carries its packets (nsm-packet/tests)");
-        return;
-    };
-    let tunnels: Arc<dyn nsm_linux::Tunnels> = Arc::new(tunnels);
-    let kernel = netns::run_in_blocking(world.node.netns(), || LinuxKernel::with_tunnels(tunnels.clone())).unwrap().unwrap();
-    let pods = [iface(&netns::create().expect(MUST), "nsm-1"), iface(&netns::create().unwrap(), "nse-1")];
-    let keys = [[0x77u8; 32], [0x5d; 32]].map(|private| TunnelKey {
-        public: PublicKey(*nsm_packet::PrivateKey::new(private).unwrap().public().unwrap().bytes()),
-        private: Some(Arc::new(private.into())),
-    });
-    let at = |port| format!("192.0.2.1:{port}").parse().unwrap();
-    let side = |own: usize, other: usize| {
-        let (local, remote) = (at(51820 + own), at(51820 + other));
-        let link = Link::Wireguard { at: pods[own].clone(), key: keys[own].clone(), local, peer: keys[other].public, remote };
-        Wires::from([Wire::Link(link), address(&pods[own], &format!("10.9.0.{own}/32")), route(&pods[own], &format!("10.9.0.{other}/32"))])
-    };
-    for (own, other) in [(0, 1), (1, 0)] {
-        let owner = owner(&format!("wg-{own}"));
-        kernel.apply(&owner, &adds(&side(own, other))).await.unwrap();
-        assert_eq!(kernel.observe(&owner, &side(own, other)).await.unwrap(), side(own, other));
-    }
-    let report = probe::ping(&pods[0].netns, PingOptions::once("10.9.0.1".parse().unwrap())).await.unwrap();
-    assert_eq!(report.received, 1, "{report:?}");
-    for (own, other) in [(0, 1), (1, 0)] {
-        let owner = owner(&format!("wg-{own}"));
-        kernel.apply(&owner, &diff(&Wires::new(), &side(own, other))).await.unwrap();
-        assert_eq!(Net::new(&pods[own].netns).unwrap().links().unwrap().len(), 1);
+    match made {
+        Some(tunnels) => encrypted::conforms(&world.node, Arc::new(tunnels)).await,
+        // Not with println!, which is shown for tests that fail only: `./test` counts this line.
+        None => writeln!(std::io::stderr(), "not run: the_kernels_wireguard_conforms: this kernel has no WireGuard").unwrap(),
     }
 }
 
@@ -607,4 +585,31 @@ async fn the_end_of_a_namespace_is_told() {
     let early = tokio::time::timeout(Duration::from_millis(100), other.disturbed()).await;
     assert!(early.is_err(), "who was never seen alive is not told to be dead: {early:?}");
     drop(client);
+}
+
+/// F6: namespaces go while wires are made into them, by callers who do not wait. Nothing stays at the other end, and nobody
+/// finds himself elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_may_go_at_any_moment() {
+    let home = netns::current().unwrap();
+    let (world, kernel) = Real::new();
+    let shared = netns::create().expect(MUST);
+    let (server, node) = (Net::new(&shared).unwrap(), world.node.snapshot().unwrap());
+    for number in 0..200 {
+        let pod = netns::create().unwrap();
+        let wires = wire(&iface(&pod, "nsm-1"), &iface(&shared, &format!("c{number}")), number);
+        let patience = Duration::from_micros(number as u64 * 20);
+        let _ = tokio::time::timeout(patience, kernel.apply(&owner(&format!("brief-{number}")), &adds(&wires))).await;
+        // Nobody holds the pod now but the job, if it is still at work.
+    }
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while server.links().unwrap().len() > 1 {
+        assert!(std::time::Instant::now() < until, "{:?}", server.links().unwrap());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.node.snapshot().unwrap(), node);
+    for _ in 0..8 {
+        let here = tokio::task::spawn_blocking(|| netns::current().unwrap());
+        assert_eq!(here.await.unwrap(), home);
+    }
 }
