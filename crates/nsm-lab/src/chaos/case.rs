@@ -96,13 +96,15 @@ impl Bench {
         violations.extend(sighted.strays.iter().take(MAX_TOLD).map(|(_, netns, dev)| format!("a packet was seen at {netns}/{dev}, too")));
         violations.extend(shared.iter().map(|(address, pods)| format!("{address} was held by {pods:?} at once")));
         violations.extend((toll.doubled > 0).then(|| format!("{} answers came twice", toll.doubled)));
-        let changed = self.changed(world)?;
+        let mut changed = self.changed(world)?;
         // A way that was silent for more than a second is made anew, which is another interface; nothing more than there was.
         let [new, gone] = ["new", "gone"].map(|word| changed.iter().filter(|line| line.starts_with(word)).count());
         let unharmed = if case.carries() { new == gone } else { toll.lost == 0 && changed.is_empty() };
         let ok = violations.is_empty() && toll.sent > 0 && unharmed;
+        let objects = changed.len();
+        changed.truncate(if ok { 0 } else { MAX_TOLD });
         let (silent_ms, healed_ms) = (toll.silence.as_millis() as u64, healed.as_millis() as u64);
-        Ok(Row { case: case.clone(), sent: toll.sent, lost: toll.lost, silent_ms, healed_ms, changed, violations, ok })
+        Ok(Row { case: case.clone(), sent: toll.sent, lost: toll.lost, silent_ms, healed_ms, objects, changed, violations, ok })
     }
 
     /// Waits until everybody knows everything, and those who follow believe it. Says what is wrong when it takes too long.

@@ -38,7 +38,9 @@ pub(crate) struct Row {
     pub(crate) silent_ms: u64,
     /// From the first fault until every process served and every manager knew everything again, milliseconds.
     pub(crate) healed_ms: u64,
-    /// Kernel objects that are there and were not before, or the other way round.
+    /// How many kernel objects are there and were not before, or the other way round.
+    pub(crate) objects: usize,
+    /// Some of them, when that is not as it must be.
     pub(crate) changed: Vec<String>,
     /// Everything else that did not hold.
     pub(crate) violations: Vec<String>,
@@ -134,7 +136,7 @@ fn table(outcome: &Outcome) -> String {
     let mut lines = vec![format!("  {:who$}{:fault$}{:>lost$}{:>healed$}{:>10}", "who", "fault", "lost of sent", "healed", "objects")];
     for row in &outcome.cases {
         let (mark, number) = (if row.ok { "✓" } else { "✗" }, format!("{} of {}", row.lost, row.sent));
-        let (after, objects) = (format!("{} ms", row.healed_ms), row.changed.len());
+        let (after, objects) = (format!("{} ms", row.healed_ms), row.objects);
         lines.push(format!("{mark} {:who$}{:fault$}{number:>lost$}{after:>healed$}{objects:>10}", row.case.who(), row.case.fault.word()));
         if !row.ok {
             lines.push(format!("    {}", verdict(row)));

@@ -47,7 +47,7 @@ pub(super) fn text(outcome: &Outcome, version: &str) -> String {
     );
     for row in &outcome.cases {
         let Row { lost, sent, silent_ms, healed_ms, .. } = row;
-        let (who, fault, objects, mark) = (row.case.who(), row.case.fault.word(), row.changed.len(), if row.ok { "✓" } else { "✗" });
+        let (who, fault, objects, mark) = (row.case.who(), row.case.fault.word(), row.objects, if row.ok { "✓" } else { "✗" });
         let _ = writeln!(text, "| {who} | {fault} | {lost} | {sent} | {silent_ms} ms | {healed_ms} ms | {objects} | {mark} |");
     }
     for row in outcome.cases.iter().filter(|row| !row.ok) {
@@ -102,7 +102,17 @@ mod tests {
 
     #[test]
     fn a_page_has_a_line_and_a_picture_a_bar_for_each_case() {
-        let row = |case| Row { case, sent: 100, lost: 0, silent_ms: 0, healed_ms: 700, changed: vec![], violations: vec![], ok: true };
+        let row = |case| Row {
+            case,
+            sent: 100,
+            lost: 0,
+            silent_ms: 0,
+            healed_ms: 700,
+            objects: 0,
+            changed: vec![],
+            violations: vec![],
+            ok: true,
+        };
         let mut cases: Vec<Row> = matrix::cases(1, true).into_iter().map(row).collect();
         cases[1].ok = false;
         cases[1].changed.push("gone: link <7>".to_owned());
