@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
 use serde_json::Value;
-use std::{path::PathBuf, process::Command};
+use std::process::Command;
 
 /// A lab in which an example of this crate plays the endpoint, and checks that see what is its own.
 fn lab(example: &str, service: &str, url: &str, checks: &str) -> String {
-    let built = PathBuf::from(env!("CARGO_BIN_EXE_nsm")).with_file_name("examples").join(example);
+    // Beside this test; `cargo test -p nsm` builds them, a single `--test sdk` does not.
+    let built = std::env::current_exe().unwrap().parent().unwrap().with_file_name("examples").join(example);
+    assert!(built.exists(), "{} is not built: run `cargo build -p nsm --examples`", built.display());
     format!(
         "apiVersion: networkservicemesh.io/v1\nkind: NetworkService\nmetadata: {{name: {service}}}\nspec: {{payload: IP}}\n---\n\
          apiVersion: networkservicemesh.io/v1\nkind: Lab\nmetadata: {{name: sdk-{service}}}\nspec:\n  nodes: [{{name: node-1}}]\n  endpoints:\n  \

@@ -21,12 +21,14 @@ mod names;
 pub mod node;
 pub mod packet;
 pub mod process;
+mod provider;
 pub mod registration;
 pub mod registry;
 mod store;
 pub mod supplier;
 mod tunnels;
 pub mod vl3;
+mod vl3_names;
 
 use crate::program::Program;
 

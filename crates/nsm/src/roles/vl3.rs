@@ -10,13 +10,13 @@ use super::{
     liveness::Echoes,
     process::{self, CONNECT_TO, DIAL_TIMEOUT, MAX_TOKEN_LIFETIME, Process, STATE_DIR, WORKLOAD_API},
     registration::own_netns,
+    vl3_names::{OwnNames, named},
 };
 use crate::{
     context::Context,
     settings::{Opt, Settings, Shape},
 };
 use nsm_api::*;
-use nsm_dns::{Resolver, Zone};
 use nsm_endpoints::vl3::{Addresses, Changes, Dialled, LeastMtu, Names, PeerNames, Peers, Template, ask_again, lease};
 use nsm_hop::{
     hop::Hop,
@@ -26,13 +26,8 @@ use nsm_hop::{
     reserve::Environment,
     role::{NoWires, Reserve, Role, Standing, Timing},
 };
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
-use tracing::warn;
 
 /// Its settings.
 pub const OPTIONS: &[Opt] = &[
@@ -77,23 +72,6 @@ pub const OPTIONS: &[Opt] = &[
 ];
 /// Longest pause between tries to mend a wire to another endpoint.
 const MEND_PAUSE: Duration = Duration::from_secs(2);
-
-/// A name server that has `zone`. Without one the network carries packets all the same.
-async fn name_server(address: SocketAddr, zone: Zone) -> Option<Resolver> {
-    let started = Resolver::start_with(address, zone.clone()).await;
-    let started = match (started, address) {
-        (Err(error), SocketAddr::V6(v6)) if v6.ip().is_unspecified() && error.kind == Kind::Kernel => {
-            Resolver::start_with((Ipv4Addr::UNSPECIFIED, v6.port()).into(), zone).await // a pod without IPv6
-        }
-        (started, _) => started,
-    };
-    started.inspect_err(|error| warn!(%error, "clients of this endpoint have no names")).ok()
-}
-
-/// The workload at the beginning of a path, by the token that it gave its manager, which has verified it.
-fn identity(connection: &Connection) -> Option<String> {
-    connection.path.segments.first().and_then(|segment| nsm_policy::jwt::subject(&segment.token))
-}
 
 /// What was set.
 struct Given {
@@ -194,27 +172,6 @@ pub async fn run(settings: Settings, context: Context) -> Result<()> {
     peers.close().await;
     registration.end().await;
     ended
-}
-
-/// What the endpoint itself is called.
-struct OwnNames {
-    names: Names,
-    labels: Labels,
-    service: ServiceName,
-    id: SpiffeId,
-}
-
-impl OwnNames {
-    fn publish(&self) {
-        self.names.publish_own(&self.labels, &self.service, self.id.as_str());
-    }
-}
-
-/// The names of this endpoint's clients, where it can answer for them.
-async fn named(config: &Config, templates: Vec<Template>, addresses: &Addresses, listen: SocketAddr) -> Option<Names> {
-    let zone = Zone::new(config.services.iter().map(ServiceName::as_str));
-    let server = name_server(listen, zone.clone()).await?;
-    Some(Names::new(addresses.clone(), templates, identity, (server, zone)))
 }
 
 type Reserves = Vec<Box<dyn Reserve>>;
