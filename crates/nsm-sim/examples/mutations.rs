@@ -11,10 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-const SEEDS: &str = "120";
+const SEEDS: u32 = 120;
 const MINUTES: &str = "1";
-/// A mutant that stands still is noticed, too.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// A mutant that stands still is noticed, too: for one seed, and for the tests.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(300));
+/// Characters of a violation that are shown.
+const SHOWN: usize = 110;
 
 struct Mutation {
     name: String,
@@ -95,38 +97,41 @@ fn simulate(copy: &Path, target: &Path) -> Any<Option<String>> {
     if !built.status.success() {
         return Err(format!("it does not build:\n{}", String::from_utf8_lossy(&built.stderr)).into());
     }
-    let mut play = Command::new(target.join("debug/examples/seeds"));
-    play.env("NSM_STOP", "1").args(["1", SEEDS, MINUTES]).stdout(Stdio::piped());
-    let Some(output) = bounded(play)? else { return Ok(Some("simulation: it stands still".to_owned())) };
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let found = text.lines().find_map(|line| line.split_once(": I").filter(|_| line.starts_with("seed ")));
-    let short = |text: &str| text.chars().take(110).collect::<String>();
-    Ok(match found {
-        Some((seed, sentence)) => Some(format!("simulation: {seed}: I{}", short(sentence))),
-        None if !output.status.success() => Some("simulation: it ends by a panic".to_owned()),
-        None => None,
-    })
+    for seed in 1..=SEEDS {
+        let mut play = Command::new(target.join("debug/examples/seeds"));
+        play.args([&seed.to_string(), "1", MINUTES]).stdout(Stdio::piped());
+        let Some(output) = bounded(play, PATIENCE.0)? else { return Ok(Some(format!("simulation: seed {seed}: time stands still"))) };
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let found = text.lines().find_map(|line| line.split_once(": I").filter(|_| line.starts_with("seed ")));
+        if let Some((seed, sentence)) = found {
+            return Ok(Some(format!("simulation: {seed}: I{}", sentence.chars().take(SHOWN).collect::<String>())));
+        }
+        if !output.status.success() {
+            return Ok(Some(format!("simulation: seed {seed}: it ends by a panic")));
+        }
+    }
+    Ok(None)
 }
 
 fn tests(copy: &Path, target: &Path) -> Any<String> {
     let mut test = cargo(copy, target, &["test", "--quiet", "-p", "nsm-hop", "-p", "nsm-registry"]);
     test.stdout(Stdio::null());
-    let output = bounded(test)?;
+    let output = bounded(test, PATIENCE.1)?;
     let noticed = output.is_none_or(|output| !output.status.success());
     Ok(format!("; tests: {}", if noticed { "noticed" } else { "not noticed" }))
 }
 
 /// `None` when it did not end in time.
-fn bounded(mut command: Command) -> Any<Option<Output>> {
+fn bounded(mut command: Command, patience: Duration) -> Any<Option<Output>> {
     let mut child = command.stderr(Stdio::null()).spawn()?;
     let begin = Instant::now();
     while child.try_wait()?.is_none() {
-        if begin.elapsed() > PATIENCE {
+        if begin.elapsed() > patience {
             child.kill()?;
             child.wait()?;
             return Ok(None);
         }
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(20));
     }
     Ok(Some(child.wait_with_output()?))
 }
