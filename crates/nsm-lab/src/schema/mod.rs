@@ -270,22 +270,19 @@ pub enum EndpointKind {
     Router,
     /// Routes to a network at the other end of a tunnel.
     VpnGateway,
-    /// Joins all its clients to one segment.
-    Bridge,
     /// Starts another endpoint.
     Supplier,
 }
 
 impl EndpointKind {
     /// All of them.
-    pub const ALL: [EndpointKind; 8] = [
+    pub const ALL: [EndpointKind; 7] = [
         EndpointKind::IcmpResponder,
         EndpointKind::Passthrough,
         EndpointKind::Vl3,
         EndpointKind::Firewall,
         EndpointKind::Router,
         EndpointKind::VpnGateway,
-        EndpointKind::Bridge,
         EndpointKind::Supplier,
     ];
     /// As on the command line.
@@ -297,7 +294,6 @@ impl EndpointKind {
             EndpointKind::Firewall => "firewall",
             EndpointKind::Router => "router",
             EndpointKind::VpnGateway => "vpn-gateway",
-            EndpointKind::Bridge => "bridge",
             EndpointKind::Supplier => "supplier",
         }
     }
