@@ -613,30 +613,3 @@ async fn a_namespace_may_go_at_any_moment() {
         assert_eq!(here.await.unwrap(), home);
     }
 }
-
-/// F6: namespaces go while wires are made into them, by callers who do not wait. Nothing stays at the other end, and nobody
-/// finds himself elsewhere.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_namespace_may_go_at_any_moment() {
-    let home = netns::current().unwrap();
-    let (world, kernel) = Real::new();
-    let shared = netns::create().expect(MUST);
-    let (server, node) = (Net::new(&shared).unwrap(), world.node.snapshot().unwrap());
-    for number in 0..200 {
-        let pod = netns::create().unwrap();
-        let wires = wire(&iface(&pod, "nsm-1"), &iface(&shared, &format!("c{number}")), number);
-        let patience = Duration::from_micros(number as u64 * 20);
-        let _ = tokio::time::timeout(patience, kernel.apply(&owner(&format!("brief-{number}")), &adds(&wires))).await;
-        // Nobody holds the pod now but the job, if it is still at work.
-    }
-    let until = std::time::Instant::now() + Duration::from_secs(20);
-    while server.links().unwrap().len() > 1 {
-        assert!(std::time::Instant::now() < until, "{:?}", server.links().unwrap());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(world.node.snapshot().unwrap(), node);
-    for _ in 0..8 {
-        let here = tokio::task::spawn_blocking(|| netns::current().unwrap());
-        assert_eq!(here.await.unwrap(), home);
-    }
-}
