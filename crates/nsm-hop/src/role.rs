@@ -143,6 +143,10 @@ pub trait Dial: Send + Sync {
 pub trait Liveness: Send + Sync {
     /// Whether they pass now; takes as long as it needs to be sure, and that is bounded. Where it cannot be known: true.
     async fn alive(&self, connection: &Connection) -> bool;
+    /// The same after bad news: whoever asks has a reason to doubt, and does not wait as long as one who has none.
+    async fn alive_still(&self, connection: &Connection) -> bool {
+        self.alive(connection).await
+    }
     /// The pause between two looks at a connection that is up.
     fn interval(&self) -> Duration;
 }

@@ -142,7 +142,7 @@ impl Conn {
     async fn alive(&self) -> bool {
         let (Some(plan), Some(liveness)) = (&self.up, &self.liveness) else { return false };
         // Who does not know in time, does not say that it is dead.
-        timeout(self.role.timing.request_timeout, liveness.alive(&plan.connection)).await.unwrap_or(true)
+        timeout(self.role.timing.request_timeout, liveness.alive_still(&plan.connection)).await.unwrap_or(true)
     }
 
     /// The committed Request again, from the connection as last answered.

@@ -15,12 +15,33 @@ use tracing::{debug, warn};
 
 /// Pause between echoes while none is answered. When all is well there is one echo for each look.
 const ECHO_PAUSE: Duration = Duration::from_millis(100);
+/// The same after bad news, and the least patience then.
+const DOUBT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+/// Patience after bad news, in usual times of an answer.
+const DOUBT_ANSWERS: u32 = 4;
+/// What is left of the longest answer after another one.
+const FADING: f64 = 0.95;
 /// Pairs of addresses with a socket of their own; of one connection no more are looked at.
 const MAX_PAIRS: usize = 64;
 
 /// One address of ours and one of the other end.
 type Pair = (IpAddr, IpAddr);
-type Slot = Arc<tokio::sync::Mutex<Option<Pinger>>>;
+type Slot = Arc<tokio::sync::Mutex<Line>>;
+
+/// The way to one address.
+#[derive(Default)]
+struct Line {
+    pinger: Option<Pinger>,
+    /// How long an answer takes: the longest of late.
+    usual: Duration,
+}
+
+/// Why somebody looks.
+#[derive(Clone, Copy)]
+enum Look {
+    AsAlways,
+    InDoubt,
+}
 
 /// Looks at the wires in one namespace.
 pub(super) struct Echoes {
@@ -45,16 +66,26 @@ impl Echoes {
         pingers.entry(pair).or_default().clone()
     }
 
-    async fn answers(&self, pair: Pair) -> bool {
-        let (slot, end) = (self.slot(pair), Instant::now() + self.timeout);
-        let mut slot = slot.lock().await;
+    async fn answers(&self, pair: Pair, look: Look) -> bool {
+        let (slot, begun) = (self.slot(pair), Instant::now());
+        let mut line = slot.lock().await;
+        let (pause, patience) = match look {
+            Look::AsAlways => (ECHO_PAUSE, self.timeout),
+            Look::InDoubt => (DOUBT.0, (line.usual * DOUBT_ANSWERS).max(DOUBT.1).min(self.timeout)),
+        };
+        let end = begun + patience;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let problem = match slot.as_mut() {
-                Some(pinger) => return pinger.answered(ECHO_PAUSE, left).await,
+            let problem = match line.pinger.as_mut() {
+                Some(pinger) => {
+                    let asked = Instant::now();
+                    let answered = pinger.answered(pause, left).await;
+                    line.usual = if answered { asked.elapsed().max(line.usual.mul_f64(FADING)) } else { line.usual };
+                    return answered;
+                }
                 None => match Pinger::open(&self.netns, pair.0, pair.1).await {
                     Ok(pinger) => {
-                        *slot = Some(pinger);
+                        line.pinger = Some(pinger);
                         continue;
                     }
                     Err(error) if error.kind == Kind::Denied => {
@@ -68,21 +99,28 @@ impl Echoes {
             if left.is_zero() {
                 return false;
             }
-            sleep(ECHO_PAUSE.min(left)).await;
+            sleep(pause.min(left)).await;
         }
+    }
+
+    /// Alive when every pair answers; also when there is nothing to look at.
+    async fn look(&self, connection: &Connection, look: Look) -> bool {
+        let pairs = pairs(connection);
+        let dead = join_all(pairs.iter().map(|pair| self.answers(*pair, look))).await.iter().position(|answered| !answered);
+        if let Some((from, to)) = dead.map(|at| pairs[at]) {
+            warn!(connection = %connection.id, %from, %to, "no answer in time");
+        }
+        dead.is_none()
     }
 }
 
 #[async_trait::async_trait]
 impl Liveness for Echoes {
-    /// Alive when every pair answers; also when there is nothing to look at.
     async fn alive(&self, connection: &Connection) -> bool {
-        let pairs = pairs(connection);
-        let dead = join_all(pairs.iter().map(|pair| self.answers(*pair))).await.iter().position(|answered| !answered);
-        if let Some((from, to)) = dead.map(|at| pairs[at]) {
-            warn!(connection = %connection.id, %from, %to, "no answer within {:?}", self.timeout);
-        }
-        dead.is_none()
+        self.look(connection, Look::AsAlways).await
+    }
+    async fn alive_still(&self, connection: &Connection) -> bool {
+        self.look(connection, Look::InDoubt).await
     }
     fn interval(&self) -> Duration {
         self.interval
