@@ -31,7 +31,7 @@ fn run(name: &str, text: &str) {
 
 #[test]
 fn a_service_in_user_space() {
-    let checks = "  checks:\n  - ping: {from: client, to: 10.79.0.0}\n  - addresses: {pod: client, interface: nsm-1, equal: [10.79.0.1/32]}\n  - close: {client: client}\n";
+    let checks = "  checks:\n  - tcp: {from: client, to: 10.79.0.0, port: 7}\n  - addresses: {pod: client, interface: nsm-1, equal: [10.79.0.1/32]}\n  - close: {client: client}\n";
     run("sdk-echo", &lab("echo", "echo", "kernel://echo/nsm-1", checks));
 }
 
