@@ -170,7 +170,7 @@ impl Stage {
             "events" => {
                 let all = world.events().lines();
                 let wanted = words.rest();
-                let new = all.iter().skip(std::mem::replace(&mut self.seen, all.len()));
+                let new = all.iter().skip(std::mem::replace(&mut self.seen, all.len())).filter(|_| wanted != "none");
                 return Ok(new.filter_map(|line| show::event(line, wanted)).collect());
             }
             _ => return Err(words.unknown("vwires, path, links, pod, registry, journal, events")),
