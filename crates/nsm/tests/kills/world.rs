@@ -213,6 +213,6 @@ impl World {
 fn essence(line: &str) -> String {
     let words: Vec<&str> = line.split(' ').collect();
     let is_link = words[0] == "link";
-    let kept = words.iter().enumerate().filter(|(at, word)| !(is_link && *at == 1) && !word.contains("nsm:f:"));
+    let kept = words.iter().enumerate().filter(|(at, word)| !(word.contains("nsm:f:") || is_link && *at == 1));
     kept.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
 }
