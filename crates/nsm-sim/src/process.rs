@@ -27,7 +27,7 @@ use nsm_hop::{
     services,
     wiring::ForwarderWiring,
 };
-use nsm_registry::{LocalBypass, Registry};
+use nsm_registry::{Cache, LocalBypass, Registry};
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -180,7 +180,8 @@ impl Start {
 
     fn manager(self) {
         let world = self.world.clone();
-        let upstream = self.dialler.registry(REGISTRY);
+        let here = world.clone();
+        let upstream = Arc::new(Cache::new(self.dialler.registry(REGISTRY), Arc::new(move || here.wall())));
         let environment = Labels::from([("nodeName".to_owned(), self.world.topology().nodes[self.node].clone())]);
         let own_url = url(self.node);
         let bypass = LocalBypass::new(upstream, own_url.clone(), environment.clone(), Arc::new(move || world.wall()));
