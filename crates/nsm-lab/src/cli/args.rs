@@ -26,9 +26,9 @@ pub enum LabCommand {
     Start(StartArgs),
     /// Every role meets every fault, alone and in pairs, under traffic; a table of what was lost.
     Chaos(ChaosArgs),
-    /// How long it takes to get to another endpoint when one dies or falls silent, over short and long ways.
+    /// How long until packets pass by another endpoint when one dies or falls silent
     Heals(HealsArgs),
-    /// Create and close vWires for a long time while faults happen; memory, descriptors and kernel objects must not grow.
+    /// Create and close vWires for a long time under faults: nothing may grow
     Soak(SoakArgs),
     /// Show what a process here sees: interfaces, addresses, routes, and whether a peer answers.
     Look(LookArgs),

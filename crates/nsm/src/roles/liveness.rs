@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 /// Pause between echoes while none is answered. When all is well there is one echo for each look.
 const ECHO_PAUSE: Duration = Duration::from_millis(100);
 /// The same after bad news, and the least patience then.
-const DOUBT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+const DOUBT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 /// Patience after bad news, in usual times of an answer.
 const DOUBT_ANSWERS: u32 = 4;
 /// What is left of the longest answer after another one.
