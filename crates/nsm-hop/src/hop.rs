@@ -54,7 +54,7 @@ impl Hop {
     /// A hop without connections.
     pub fn new(role: Role) -> Hop {
         let (role, monitors) = (Arc::new(role), Monitors::default());
-        let (watches, started) = (Watches::new(role.clone(), monitors.clone()), role.issuer.now());
+        let (watches, started) = (Watches::new(role.clone()), role.issuer.now());
         Hop { watches, role, monitors, liveness: None, journal: None, tasks: Tasks::default(), started }
     }
     /// With a look at the packets of its connections, which are then mended without waiting for news. For an origin, before it

@@ -9,7 +9,6 @@
 
 use crate::{
     conn::Event,
-    monitor::Monitors,
     role::{Candidate, Role},
 };
 use futures::StreamExt;
@@ -73,7 +72,6 @@ struct Group {
 
 struct Shared {
     role: Arc<Role>,
-    monitors: Monitors,
     groups: Mutex<BTreeMap<Target, Group>>,
 }
 
@@ -113,8 +111,8 @@ impl Drop for Seat {
 }
 
 impl Watches {
-    pub(crate) fn new(role: Arc<Role>, monitors: Monitors) -> Watches {
-        Watches(Arc::new(Shared { role, monitors, groups: Mutex::default() }))
+    pub(crate) fn new(role: Arc<Role>) -> Watches {
+        Watches(Arc::new(Shared { role, groups: Mutex::default() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Target, Group>> {
@@ -180,11 +178,8 @@ impl Shared {
         }
         for (id, connection) in told {
             let Some(user) = group.users.get_mut(&id) else { continue };
-            // A refresh is no news to whoever asked for it.
-            let same = || self.monitors.get(&id).is_some_and(|ours| says_the_same(&ours, &connection));
-            if event.kind == EventKind::Update && user.news.is_none() && same() {
-                continue;
-            }
+            // Also what the connection says itself: it may be about to say otherwise, because it is being answered, or has
+            // looked a moment too early. Nobody would tell it again.
             let what = if event.kind == EventKind::Delete { What::Gone } else { What::Known(Box::new(connection)) };
             user.tell(News { what, since: None });
         }
